@@ -1,0 +1,1 @@
+"""The contracts everything else is built on: method, site, task, registry, settings, errors."""

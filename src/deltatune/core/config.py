@@ -1,0 +1,227 @@
+"""Settings: typed, frozen, closed. An unknown key is an error with near names, an alias is a notice.
+
+One YAML file holds a run; `RunSettings` is its schema. Training keys are those of `TrainingArguments` of
+transformers 5, method keys those of peft.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deltatune.core.errors import SettingsError, did_you_mean
+
+logger = logging.getLogger("deltatune")
+
+
+class Settings(BaseModel):
+    """A frozen group of settings; attribute docstrings are the help text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Other tools' words for our keys; accepted with a notice."""
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "settings") -> Self:
+        """Settings from plain values; raises `SettingsError` naming every wrong key under `where`.
+
+        >>> DataSettings.parse({"trian": "a.csv"}, "data")
+        Traceback (most recent call last):
+        deltatune.core.errors.SettingsError: data.train: is required; data.trian: unknown key, did you mean train?
+        """
+        try:
+            return cls.model_validate(cls._renamed(values, where))
+        except ValidationError as error:
+            raise SettingsError("; ".join(cls._explain(problem, where) for problem in error.errors())) from None
+
+    @classmethod
+    def _renamed(cls, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """The values under our own names: aliases of this group and of nested groups replaced."""
+        renamed: dict[str, Any] = {}
+        for key, value in values.items():
+            name = cls.aliases.get(key, key)
+            if name != key:
+                logger.warning("%s.%s is read as %s.%s", where, key, where, name)
+            if name in renamed:
+                raise SettingsError(f"{where}.{name} is given twice (as {name} and as {key})", hint="keep one")
+            field = cls.model_fields.get(name)
+            nested = field.annotation if field else None
+            if isinstance(nested, type) and issubclass(nested, Settings) and isinstance(value, Mapping):
+                value = nested._renamed(value, f"{where}.{name}")
+            renamed[name] = value
+        return renamed
+
+    @classmethod
+    def _explain(cls, problem: Any, where: str) -> str:
+        """One problem of pydantic in our words: path, what is wrong, the value, near names."""
+        steps = [str(step) for step in problem["loc"]]
+        path = ".".join([where, *steps])
+        if problem["type"] == "extra_forbidden":
+            return f"{path}: unknown key, {did_you_mean(steps[-1], cls._names_at(steps[:-1]))}"
+        if problem["type"] == "missing":
+            return f"{path}: is required"
+        return f"{path}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+
+    @classmethod
+    def _names_at(cls, steps: Sequence[str]) -> list[str]:
+        """The known keys of the group that `steps` leads to."""
+        group: type[Settings] = cls
+        for step in steps:
+            nested = group.model_fields[step].annotation
+            if not (isinstance(nested, type) and issubclass(nested, Settings)):
+                return []
+            group = nested
+        return list(group.model_fields)
+
+
+class DataSettings(Settings):
+    """Where the rows are, what their columns are called, and how they are split."""
+
+    train: str
+    """File (csv, tsv, jsonl, parquet) or `datasets` name with the rows to learn from."""
+    validation: str | None = None
+    """Rows to choose the best checkpoint by; split off from `train` when absent."""
+    test: str | None = None
+    """Held-out rows, scored once at the end; split off from `train` when absent."""
+    columns: dict[str, str] = {}
+    """Task's word -> column of the file, where the names differ (`{text: review, label: stars}`)."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the rows for validation, when no file is given."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the rows for the test, when no file is given."""
+    split_seed: int = 42
+    """Seed of the split; the same seed gives the same split whatever the training seed."""
+    max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Largest share of rows that may be rejected before the run stops."""
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+    """Use only this many training rows, drawn by `split_seed`; none means all."""
+    allow_overlap: bool = False
+    """Go on although rows of the training data stand in the validation or test data too."""
+
+
+class TrainingSettings(Settings):
+    """How to train; the names are those of `transformers.TrainingArguments` 5."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "lr": "learning_rate",
+        "epochs": "num_train_epochs",
+        "num_epochs": "num_train_epochs",
+        "batch_size": "per_device_train_batch_size",
+        "micro_batch_size": "per_device_train_batch_size",
+        "eval_batch_size": "per_device_eval_batch_size",
+        "grad_accum": "gradient_accumulation_steps",
+        "patience": "early_stopping_patience",
+    }
+
+    num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
+    """Passes over the training rows."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many optimizer steps, whatever the epochs."""
+    per_device_train_batch_size: Annotated[int, Field(ge=1)] = 32
+    """Rows per forward pass and device."""
+    per_device_eval_batch_size: Annotated[int, Field(ge=1)] = 64
+    """Rows per forward pass and device when scoring."""
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    """Forward passes per optimizer step; the loss is the mean over all their rows."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate; none takes the default of the method."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's decoupled decay, on matrices only (never on biases and scales)."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"] = "linear"
+    """Shape of the learning rate after warm-up."""
+    warmup_steps: Annotated[float, Field(ge=0)] = 0.06
+    """Steps to reach the peak; below 1 a share of all steps."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this norm; none leaves them."""
+    seed: int = 42
+    """Seed of initial values, order of rows and dropout."""
+    bf16: bool | Literal["auto"] = "auto"
+    """Base in bfloat16: auto means on a GPU that has it."""
+    base_dropout: bool = False
+    """Keep the dropout of the frozen base while training an adapter."""
+    gradient_checkpointing: bool = False
+    """Recompute activations of each block in backward: less memory, about half more time."""
+    eval_steps: Annotated[int, Field(ge=1)] | None = None
+    """Score on the validation rows every so many steps; none means after each epoch."""
+    logging_steps: Annotated[int, Field(ge=1)] = 10
+    """Write a line to metrics.jsonl every so many steps."""
+    save_total_limit: Annotated[int, Field(ge=2)] = 2
+    """Checkpoints kept besides the best adapter."""
+    metric_for_best_model: str | None = None
+    """Validation metric that chooses the adapter; none takes the main metric of the task."""
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = 3
+    """Stop after this many evaluations without a better metric; none never stops."""
+
+
+class RunSettings(Settings):
+    """One run: what to learn, on which model, from which rows, by which method."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "base_model": "model",
+        "model_name_or_path": "model",
+        "dataset": "data",
+        "adapter": "method",
+        "peft": "method",
+    }
+
+    task: str | dict[str, Any]
+    """Task type, or a mapping with `type` and its settings (`{type: text-classification, max_length: 128}`)."""
+    model: str
+    """Hub name or folder of the pretrained model."""
+    data: DataSettings
+    """The rows."""
+    method: str | dict[str, Any] = "lora"
+    """Method type, or a mapping with `type` and its settings (`{type: lora, r: 8}`)."""
+    training: TrainingSettings = TrainingSettings()
+    """How to train."""
+    output_dir: str
+    """Run folder; refused when it already holds another run."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; a missing file, a syntax error and a repeated key are errors with their line."""
+    if not path.is_file():
+        near = [str(other) for pattern in ("*.yaml", "*.yml") for other in path.parent.glob(pattern)]
+        raise SettingsError(f"{path}: no such file", hint=did_you_mean(str(path), near) if near else None)
+    try:
+        values = _StrictLoader(path.read_text(encoding="utf-8")).get_single_data()
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    return values
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice instead of keeping the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def override(values: Mapping[str, Any], dotted: Mapping[str, str]) -> dict[str, Any]:
+    """The values with `a.b.c: text` overrides applied; each text is read as a YAML scalar.
+
+    >>> override({"training": {"seed": 1}, "method": "lora"}, {"training.seed": "2", "method.r": "16"})
+    {'training': {'seed': 2}, 'method': {'type': 'lora', 'r': 16}}
+    """
+    result: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for path, text in dotted.items():
+        *groups, last = path.split(".")
+        target = result
+        for group in groups:
+            inner = target.get(group, {})
+            target[group] = dict(inner) if isinstance(inner, Mapping) else {"type": inner}
+            target = target[group]
+        target[last] = yaml.safe_load(text)
+    return result

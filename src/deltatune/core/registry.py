@@ -1,0 +1,86 @@
+"""Registry by folder discovery: one final class per file, third parties through entry points.
+
+A method or a task is a new file in its folder; nothing else names it.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from deltatune.core.errors import DeltatuneError, SettingsError, did_you_mean
+from deltatune.core.method import Method
+from deltatune.core.task import Task
+
+
+def _discover(folder: str, contract: type) -> dict[str, type]:
+    """The classes of one folder and of its entry-point group, by `type`.
+
+    Raises `DeltatuneError` for a file without its class, with two, or for a name taken twice.
+    """
+    package = importlib.import_module(f"deltatune.{folder}")
+    found: dict[str, type] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        own = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, contract) and value.__module__ == module.__name__
+        ]
+        if len(own) != 1:
+            raise DeltatuneError(f"{module.__name__} must hold one {contract.__name__}, found {len(own)}")
+        _add(found, own[0], info.name.replace("_", "-"))
+    for entry in entry_points(group=f"deltatune.{folder}"):
+        _add(found, entry.load(), entry.name)
+    return dict(sorted(found.items()))
+
+
+def _add(found: dict[str, type], cls: Any, name: str) -> None:
+    if cls.type != name:
+        raise DeltatuneError(f"{cls.__module__}.{cls.__name__} calls itself {cls.type!r} but is found as {name!r}")
+    if name in found:
+        raise DeltatuneError(f"{name!r} is both {found[name].__module__} and {cls.__module__}")
+    found[name] = cls
+
+
+@cache
+def methods() -> Mapping[str, type[Method]]:
+    """Every method by `type`."""
+    return _discover("methods", Method)
+
+
+@cache
+def tasks() -> Mapping[str, type[Task]]:
+    """Every task by `type`."""
+    return _discover("tasks", Task)
+
+
+def method(settings: str | Mapping[str, Any], **fields: Any) -> Method:
+    """The settings of a method by type; what is not given takes the method's defaults.
+
+    >>> method("lora", r=4).r
+    4
+    >>> method("lroa")
+    Traceback (most recent call last):
+    deltatune.core.errors.SettingsError: method lroa is unknown; did you mean lora?
+    """
+    parsed: Method = _parse(methods(), "method", settings, fields)
+    return parsed
+
+
+def task(settings: str | Mapping[str, Any], **fields: Any) -> Task:
+    """The settings of a task by type; raises `SettingsError` for an unknown one."""
+    parsed: Task = _parse(tasks(), "task", settings, fields)
+    return parsed
+
+
+def _parse(known: Mapping[str, Any], what: str, settings: str | Mapping[str, Any], fields: Mapping[str, Any]) -> Any:
+    values = {"type": settings, **fields} if isinstance(settings, str) else {**settings, **fields}
+    name = values.pop("type", None)
+    if name is None:
+        raise SettingsError(f"{what}.type is missing", hint=f"known: {', '.join(known)}")
+    if name not in known:
+        raise SettingsError(f"{what} {name} is unknown", hint=did_you_mean(str(name), known))
+    return known[name].parse(values, what)

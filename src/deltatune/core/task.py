@@ -1,0 +1,107 @@
+"""Task: what is learned. Data shape, checks, model, loss, predictions and metrics of one kind of work.
+
+The same loop, run folder, report and commands serve every task; a task file holds what is its own.
+
+    rows --check--> good rows --fit--> Fitted --encode--> examples --collate--> batch --model--> output
+                                                                     output --loss--> scalar, --read--> answers
+                                                            answers + rows --score--> metrics
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from deltatune.core.config import Settings
+
+Row = Mapping[str, Any]
+"""One row of a data file under the task's own column words."""
+Example = Mapping[str, Any]
+"""One row as the model reads it, unpadded; has `length`, which batches are bucketed by."""
+Batch = dict[str, Tensor]
+"""Padded tensors; `labels` never reach the model's own loss, the task computes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A base model ready for a task."""
+
+    model: nn.Module
+    processor: Any
+    """Tokenizer, image processor or feature extractor."""
+    new: tuple[str, ...]
+    """Modules the checkpoint did not have: they start random and must be trained whatever the method."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column a task reads."""
+
+    words: tuple[str, ...]
+    """Names it goes by in files, the task's own word first."""
+    required: bool = True
+
+
+class Task(Settings, ABC):
+    """Settings of a task. Subclasses are final, one per file, named in `type`."""
+
+    type: ClassVar[str]
+    title: ClassVar[str]
+    columns: ClassVar[Mapping[str, Column]]
+    """Task's word -> how the column may be called."""
+    label: ClassVar[str | None]
+    """The column that splits are stratified by."""
+    key: ClassVar[tuple[str, ...]]
+    """The columns that make two rows the same input; duplicates and overlap are found by them."""
+    metric: ClassVar[str]
+    """The metric that chooses the best adapter, unless the settings say otherwise."""
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
+    """Metrics where less is more."""
+    peft_task: ClassVar[str | None] = None
+    """`task_type` of the adapter file."""
+
+    @abstractmethod
+    def fit(self, rows: Sequence[Row]) -> "Task":
+        """The task with everything that follows from the training rows filled in (label names, ranges)."""
+
+    @abstractmethod
+    def check(self, row: Row) -> str | None:
+        """What is wrong with a row, or None. Works before and after `fit`."""
+
+    @abstractmethod
+    def load(self, model: str, dtype: Any = None) -> Loaded:
+        """The pretrained model with this task's head; raises `AdapterError` or `SettingsError` with the fix."""
+
+    @abstractmethod
+    def encode(self, rows: Sequence[Row], processor: Any) -> list[Example]:
+        """Rows as the model reads them; keeps the order, one example per row."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example], processor: Any) -> Batch:
+        """A padded batch; `labels` only when the examples have them."""
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch) -> Tensor:
+        """Sum of the losses over the batch divided by `weight(batch)`: a scalar in float32."""
+
+    @abstractmethod
+    def weight(self, batch: Batch) -> int:
+        """Number of supervised units (rows, tokens): what accumulated losses are averaged over."""
+
+    @abstractmethod
+    def read(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
+        """One answer per row of the batch: prediction and probabilities, plain values ready for JSON."""
+
+    @abstractmethod
+    def score(self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:
+        """Metrics of answers against rows; plain numbers, and lists for tables (`confusion`)."""
+
+    @abstractmethod
+    def baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
+        """Name and metrics of the answer that never looks at the input (majority class, mean)."""
+
+    def truncated(self, examples: Sequence[Example]) -> int:
+        """How many examples lost tokens to the length limit."""
+        return sum(bool(example.get("truncated")) for example in examples)
