@@ -5,7 +5,7 @@ naming, routing, switching, merging, saving and dtype live in the engine, once.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -115,8 +115,11 @@ class Method(Settings, ABC):
         """Where the method acts on this model; raises `SettingsError` when it has no place there."""
 
     @abstractmethod
-    def build(self, site: Any, shared: Any, rng: torch.Generator) -> SiteAdapter:
-        """The module for one site, on the site's device, in float32; every random value comes from `rng`."""
+    def build(self, site: Any, origin: Callable[[], Tensor], shared: Any, rng: torch.Generator) -> SiteAdapter:
+        """The module for one site, in float32 on the CPU; every random value comes from `rng`.
+
+        `origin()` is the base's tensor there: [O, I, *kernel] at a layer site, as stored at a parameter site.
+        """
 
     @abstractmethod
     def count(self, sites: Sequence[Any]) -> int:
@@ -175,6 +178,8 @@ class AdapterFile:
     sites: Sequence[Site]
     saved: Sequence[str] = ()
     """Parameter paths of `modules_to_save`."""
+    saved_modules: Sequence[str] = ()
+    """The outermost modules these parameters make up."""
     fingerprint: str = ""
     task_type: Literal["SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -251,6 +251,18 @@ class ParameterAdapter(SiteAdapter):
         """The tensor to use in place of the base's; may have another shape for a replaced head."""
 
 
+class ReplacedTensor(ParameterAdapter):
+    """A trained copy of one tensor: a new head, or everything in full fine-tuning."""
+
+    def __init__(self, origin: Tensor) -> None:
+        super().__init__()
+        self.value = nn.Parameter(origin.detach().clone(memory_format=torch.contiguous_format).float())
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        """The copy, in the base's dtype."""
+        return self.value.to(tensor.dtype)
+
+
 class SideAdapter(SiteAdapter):
     """A side network next to one stack."""
 

@@ -55,12 +55,15 @@ class Task(Settings, ABC):
     """The column that splits are stratified by."""
     key: ClassVar[tuple[str, ...]]
     """The columns that make two rows the same input; duplicates and overlap are found by them."""
-    metric: ClassVar[str]
-    """The metric that chooses the best adapter, unless the settings say otherwise."""
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
     """Metrics where less is more."""
     peft_task: ClassVar[str | None] = None
     """`task_type` of the adapter file."""
+
+    @property
+    @abstractmethod
+    def metric(self) -> str:
+        """The metric that chooses the best adapter, unless the settings say otherwise."""
 
     @abstractmethod
     def fit(self, rows: Sequence[Row]) -> "Task":

@@ -1,0 +1,204 @@
+"""What every low-rank method shares: settings, initial values, parameter count, peft's names.
+
+Shape legend: O out, I in, R rank, E stacked experts.
+"""
+
+import math
+from abc import ABC
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from deltatune.core.errors import AdapterError, SettingsError
+from deltatune.core.method import Method, Sites, Targets, check_rank
+from deltatune.core.site import LayerAdapter, LayerSite
+
+
+class LowRankMethod(Method, ABC):
+    """Settings of a method whose change of a layer is s B A; names as in peft's `LoraConfig`."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        **Method.aliases,
+        "rank": "r",
+        "lora_r": "r",
+        "lora_rank": "r",
+        "alpha": "lora_alpha",
+        "dropout": "lora_dropout",
+    }
+    peft_type: ClassVar[str | None] = "LORA"
+
+    r: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Rank."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 16
+    """Numerator of the scale s."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on what A reads, while training."""
+    use_rslora: bool = False
+    """s = alpha / sqrt(r) instead of alpha / r."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Layers to change: `all-linear`, roles, globs, names or paths."""
+    exclude_modules: str | tuple[str, ...] | None = None
+    """Layers to leave alone, in the same words."""
+    layers_to_transform: tuple[int, ...] | None = None
+    """Blocks to act in, from 0; none means all."""
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=4096)]] = {}
+    """Another rank for the layers of a name or glob; the first match counts."""
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Another alpha for the layers of a name or glob; the first match counts."""
+
+    def sites(self, model: Sites) -> Sequence[LayerSite]:
+        """The targeted layers; raises `SettingsError` for ranks that do not fit and patterns that match nothing."""
+        exclude: Targets = self.exclude_modules
+        found = [site for site in model.layers(self.target_modules, exclude) if self._in_block(site)]
+        if not found:
+            raise SettingsError(f"layers_to_transform={list(self.layers_to_transform or ())} leaves no targeted layer")
+        for site in found:
+            check_rank(self.title, self.rank(site), site)
+            if site.groups > 1:
+                raise SettingsError(f"{self.title} is not possible on the grouped convolution {site.path}")
+        for name in (*self.rank_pattern, *self.alpha_pattern):
+            if not any(_matches(site.path, name) for site in found):
+                raise SettingsError(f"pattern {name!r} matches no targeted layer, such as {found[0].path}")
+        return found
+
+    def rank(self, site: LayerSite) -> int:
+        """R at a site."""
+        return next((r for name, r in self.rank_pattern.items() if _matches(site.path, name)), self.r)
+
+    def scale(self, site: LayerSite) -> float:
+        """s at a site."""
+        alpha = next((a for name, a in self.alpha_pattern.items() if _matches(site.path, name)), self.lora_alpha)
+        rank = self.rank(site)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def count(self, sites: Sequence[Any]) -> int:
+        """The sum of r (I k + O) over the layers, k the size of a kernel, once per stacked expert."""
+        return sum(
+            self.rank(site) * (site.in_features * math.prod(site.kernel) + site.out_features) * max(1, site.copies)
+            for site in sites
+        )
+
+    def _in_block(self, site: LayerSite) -> bool:
+        return self.layers_to_transform is None or site.block in self.layers_to_transform
+
+    # -- peft's format
+
+    def peft_config(self, sites: Sequence[Any]) -> dict[str, Any]:
+        """The keys of `LoraConfig` that say something here."""
+        layers = [site for site in sites if site.kind != "tensor"]
+        return {
+            "r": self.r,
+            "lora_alpha": self.lora_alpha,
+            "lora_dropout": self.lora_dropout,
+            "use_rslora": self.use_rslora,
+            "use_dora": False,
+            "bias": "none",
+            "init_lora_weights": True,
+            "fan_in_fan_out": bool(layers) and all(site.kind == "conv1d" for site in layers),
+            "target_modules": sorted(site.path for site in layers),
+            "target_parameters": sorted(site.path for site in sites if site.kind == "tensor") or None,
+            "rank_pattern": {site.path: self.rank(site) for site in sites} if self.rank_pattern else {},
+            "alpha_pattern": (
+                {site.path: self.scale(site) * self._divisor(site) for site in sites} if self.alpha_pattern else {}
+            ),
+        }
+
+    def _divisor(self, site: LayerSite) -> float:
+        return math.sqrt(self.rank(site)) if self.use_rslora else self.rank(site)
+
+    def to_peft(self, site: LayerSite, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`lora_A.weight`, `lora_B.weight` in peft's shapes."""
+        a, b = tensors["lora_A"], tensors["lora_B"]
+        if site.kind == "embedding":
+            return {"lora_embedding_A": a, "lora_embedding_B": b}
+        if site.kind == "conv":
+            b = b.view(*b.shape, *(1 for _ in site.kernel))
+        if site.copies:  # experts: [E R, I], and [O, R E] with the expert running fastest
+            a, b = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)
+        return {"lora_A.weight": a, "lora_B.weight": b}
+
+    def of_peft(self, site: LayerSite, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Ours from peft's."""
+        if site.kind == "embedding":
+            return {"lora_A": tensors["lora_embedding_A"], "lora_B": tensors["lora_embedding_B"]}
+        a, b = tensors["lora_A.weight"], tensors["lora_B.weight"]
+        if site.kind == "conv":
+            b = b.flatten(1)
+        if site.copies:
+            rank = self.rank(site)
+            a = a.view(site.copies, rank, -1)
+            b = b.view(-1, rank, site.copies).permute(2, 0, 1)
+        return {"lora_A": a, "lora_B": b}
+
+
+class LowRankAdapter(LayerAdapter, ABC):
+    """A and B of one layer, with their initial values."""
+
+    def __init__(self, site: LayerSite, rank: int, scale: float, dropout: float, rng: torch.Generator) -> None:
+        super().__init__()
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout) if dropout and site.kind != "embedding" else None
+        copies = (site.copies,) if site.copies else ()
+        a = torch.empty(*copies, rank, site.in_features, *site.kernel)
+        if site.kind == "embedding":  # the paper's choice: A = 0, B normal; the start is the base all the same
+            self.lora_A = nn.Parameter(a.zero_())
+            self.lora_B = nn.Parameter(torch.empty(site.out_features, rank).normal_(generator=rng))
+        else:
+            bound = 1 / math.sqrt(site.in_features * math.prod(site.kernel))  # Kaiming uniform with a = sqrt(5)
+            self.lora_A = nn.Parameter(a.uniform_(-bound, bound, generator=rng))
+            self.lora_B = nn.Parameter(torch.zeros(*copies, site.out_features, rank))
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """x with dropout, while training."""
+        return x if self.dropout is None else self.dropout(x)
+
+
+LORA_PLAIN: Mapping[str, Callable[[Any], bool]] = {
+    "bias": lambda value: value in (None, "none"),
+    "lora_bias": lambda value: not value,
+    "trainable_token_indices": lambda value: value is None,
+    "layer_replication": lambda value: value is None,
+    "use_qalora": lambda value: not value,
+    "use_bdlora": lambda value: not value,
+    "arrow_config": lambda value: value is None,
+    "kasa_config": lambda value: value is None,
+    "monteclora_config": lambda value: value is None,
+    "alora_invocation_tokens": lambda value: value is None,
+    "velora_config": lambda value: value is None,
+    "init_lora_weights": lambda value: value in (True, False, "gaussian", "eva", "orthogonal", None),
+}
+"""Fields of `LoraConfig` that select another algorithm, and the values that do not."""
+
+
+def read_lora_config(cls: type[LowRankMethod], config: Mapping[str, Any]) -> Any:
+    """Settings of a LoRA-format file; raises `AdapterError` for variants that need another algorithm."""
+    for key, plain in LORA_PLAIN.items():
+        if key in config and not plain(config[key]):
+            raise AdapterError(f"adapter_config.json: {key}={config[key]!r} is a variant of LoRA that is not supported")
+    for name in (*config.get("rank_pattern", {}), *config.get("alpha_pattern", {}), *_listed(config, "target_modules")):
+        if set(name) & set("^$()|+\\{}"):
+            raise AdapterError(f"adapter_config.json: {name[:80]!r} is a regular expression; only names and globs load")
+    targets = (*_listed(config, "target_modules"), *_listed(config, "target_parameters"))
+    fields = {
+        key: config[key]
+        for key in ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern")
+        if config.get(key) is not None
+    }
+    extra = {key: tuple(_listed(config, key)) for key in ("exclude_modules", "modules_to_save") if config.get(key)}
+    if config.get("layers_to_transform") is not None:
+        layers = config["layers_to_transform"]
+        extra["layers_to_transform"] = tuple(layers) if isinstance(layers, list) else (layers,)
+    return cls.parse({**fields, **extra, "target_modules": targets}, "adapter_config.json")
+
+
+def _listed(config: Mapping[str, Any], key: str) -> list[str]:
+    value = config.get(key)
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def _matches(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}") or fnmatchcase(path, name)

@@ -1,0 +1,1 @@
+"""Everything two methods would otherwise share: finding sites, attaching, composing, merging."""

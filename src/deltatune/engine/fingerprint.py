@@ -1,0 +1,28 @@
+"""Fingerprint of a base: tells whether an adapter was trained on this model.
+
+A hash over names, shapes and 64 values of every tensor, the values rounded to bfloat16 so that a base loaded in
+another precision is still the same base.
+"""
+
+import hashlib
+from collections.abc import Collection
+
+import torch
+from torch import nn
+
+SAMPLES = 64
+
+
+def fingerprint(model: nn.Module, base: Collection[str], skip: Collection[str] = ()) -> str:
+    """sha256 (hex) of the base's parameters named in `base`, without the heads an adapter replaces."""
+    digest = hashlib.sha256()
+    left_out = set(skip)
+    for path, parameter in model.named_parameters():
+        if path not in base or path in left_out:
+            continue
+        digest.update(f"{path}{list(parameter.shape)}".encode())
+        if parameter.is_floating_point() and parameter.device.type != "meta":
+            flat = parameter.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES]
+            digest.update(sample.to("cpu", torch.bfloat16).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
