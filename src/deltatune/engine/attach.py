@@ -16,6 +16,7 @@ from deltatune.core.method import AdapterFile, Method, Placed
 from deltatune.core.site import LayerSite, ParameterSite, ReplacedTensor, Site, SiteAdapter
 from deltatune.engine import merge as merging
 from deltatune.engine import steps
+from deltatune.engine.checkpointing import checkpoint_blocks
 from deltatune.engine.compose import names, without
 from deltatune.engine.fingerprint import fingerprint
 from deltatune.engine.layers import kind_of, substituted
@@ -194,6 +195,10 @@ class Handle:
         """Dropout of the adapter on or off, whatever the base does."""
         for module in self.modules():
             module.train(on)
+
+    def checkpoint(self) -> None:
+        """Recompute the activations of each block in backward instead of keeping them: less memory, more time."""
+        checkpoint_blocks(self.model, self.roster, self.name)
 
     def penalty(self) -> Tensor | None:
         """The method's own term of the loss, when it has one."""

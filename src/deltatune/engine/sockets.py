@@ -33,7 +33,8 @@ class Socket(nn.Module):
 
     def unplug(self, name: str) -> None:
         """Takes an adapter out, if it is here."""
-        self.adapters.pop(PREFIX + name, None)
+        if PREFIX + name in self.adapters:
+            del self.adapters[PREFIX + name]
 
     def here(self) -> Mapping[str, Any]:
         """The adapters at this site, by name."""
@@ -130,7 +131,7 @@ class ParameterSocket(Socket):
             return tensor
         if isinstance(node, Rows):
             if any(self._key(tensor_name, name) in self.adapters for name in names(node)):
-                return self._refuse_rows(module, tensor_name, tensor)
+                self._check_rows(module)  # a parent may still ask for the dtype of a layer (T5 does)
             return tensor
         return self._resolved(node, tensor_name, tensor)
 
@@ -139,6 +140,7 @@ class ParameterSocket(Socket):
         node = self.roster.active
         if not isinstance(node, Rows) or not self._concerned(node):
             return call(*args, **kwargs)
+        self._check_rows(module)
         x = args[0]
         dim = self.roster.batch_dim if x.dim() > 2 else 0
         groups = expand_rows(node, x.shape[dim], type(module).__name__)
@@ -176,15 +178,14 @@ class ParameterSocket(Socket):
         merged, _ = adapter.merged(FixedBase(kind.matrix(tensor), None))
         return kind.stored(merged, like=tensor).to(tensor.dtype)
 
-    def _refuse_rows(self, module: nn.Module, tensor_name: str, tensor: Tensor | None) -> Tensor | None:
-        """The base's tensor where only its dtype can be asked for; an error where a parent computes with it."""
-        if any(True for _ in module.children() if not isinstance(_, nn.ModuleDict)) or self.kinds:
+    def _check_rows(self, module: nn.Module) -> None:
+        """Raises where a module computes with its tensors itself, for all rows at once."""
+        inner = [name for name, _ in module.named_children() if name != "deltas"]
+        if inner or self.kinds:
             raise AdapterError(
-                f"an adapter per row is not possible for {tensor_name} of {type(module).__name__}: "
-                "the module computes with all rows at once",
+                f"an adapter per row is not possible in {type(module).__name__}: it computes with all rows at once",
                 hint="run the adapters one after the other",
             )
-        return tensor
 
     def _concerned(self, node: Any) -> bool:
         wanted = set(names(node))
@@ -253,7 +254,7 @@ class Swapped:
     """Marks the classes made here."""
 
 
-ORDER = ("parameter", "layer", "sublayer", "attention", "tap", "input", "exit", "mask", "block", "side", "loss")
+ORDER = ("parameter", "layer", "sublayer", "attention", "tap", "input", "exit", "mask", "block", "checkpoint", "side", "loss")
 """From the inside out."""
 
 
