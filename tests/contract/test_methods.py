@@ -224,3 +224,11 @@ def test_state_can_be_taken_and_given_back(name, family):
     model, target = attached(name, family)
     target.load_state_dict(source.state_dict())
     assert torch.equal(outputs(model), outputs(source.model))
+
+
+def test_the_model_can_be_moved_and_cast_with_its_adapter(name, family):
+    model, handle = attached(name, family)
+    disturb(handle)
+    before = outputs(model)
+    model.double().float()
+    assert torch.equal(outputs(model), before)

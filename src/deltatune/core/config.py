@@ -45,13 +45,13 @@ class Settings(BaseModel):
         for key, value in values.items():
             name = cls.aliases.get(key, key)
             if name != key:
-                logger.warning("%s.%s is read as %s.%s", where, key, where, name)
+                logger.warning("%s is read as %s", _path(where, key), _path(where, name))
             if name in renamed:
-                raise SettingsError(f"{where}.{name} is given twice (as {name} and as {key})", hint="keep one")
+                raise SettingsError(f"{_path(where, name)} is given twice (as {name} and as {key})", hint="keep one")
             field = cls.model_fields.get(name)
             nested = field.annotation if field else None
             if isinstance(nested, type) and issubclass(nested, Settings) and isinstance(value, Mapping):
-                value = nested._renamed(value, f"{where}.{name}")
+                value = nested._renamed(value, _path(where, name))
             renamed[name] = value
         return renamed
 
@@ -59,7 +59,7 @@ class Settings(BaseModel):
     def _explain(cls, problem: Any, where: str) -> str:
         """One problem of pydantic in our words: path, what is wrong, the value, near names."""
         steps = [str(step) for step in problem["loc"]]
-        path = ".".join([where, *steps])
+        path = _path(where, *steps)
         if problem["type"] == "extra_forbidden":
             return f"{path}: unknown key, {did_you_mean(steps[-1], cls._names_at(steps[:-1]))}"
         if problem["type"] == "missing":
@@ -76,6 +76,10 @@ class Settings(BaseModel):
                 return []
             group = nested
         return list(group.model_fields)
+
+
+def _path(*steps: str) -> str:
+    return ".".join(step for step in steps if step)
 
 
 class DataSettings(Settings):

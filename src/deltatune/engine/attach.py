@@ -4,7 +4,7 @@ The model stays the same object; `detach` leaves it as it was found.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -320,7 +320,11 @@ class Handle:
         return found | {path: module.value.detach() for path, module in attached.saved.items()}
 
 
-def attach_file(model: nn.Module, file: AdapterFile, *, name: str | None = None) -> Handle:
+Translate = Callable[[Mapping[str, Tensor], Method, Sequence[Site], Sequence[str]], Mapping[str, Tensor]]
+"""Tensors of a file -> tensors under our names, given method, sites and tensors saved whole."""
+
+
+def attach_file(model: nn.Module, file: AdapterFile, translate: Translate, *, name: str | None = None) -> Handle:
     """Attaches a stored adapter; raises `AdapterError` for another base or tensors that do not fit.
 
     Nothing stays attached after an error.
@@ -337,7 +341,8 @@ def attach_file(model: nn.Module, file: AdapterFile, *, name: str | None = None)
                     f"this model has {own[:12]})",
                     hint=f"load it on {file.base_model}" if file.base_model else "load it on the model it was trained on",
                 )
-        handle.load_tensors(file.tensors)
+        attached = handle.attached
+        handle.load_tensors(translate(file.tensors, attached.method, attached.sites, tuple(attached.saved)))
     except AdapterError:
         handle.detach()
         if roster.adapters:

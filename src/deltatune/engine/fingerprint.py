@@ -26,3 +26,13 @@ def fingerprint(model: nn.Module, base: Collection[str], skip: Collection[str] =
             sample = flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES]
             digest.update(sample.to("cpu", torch.bfloat16).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def exact_hash(model: nn.Module, base: Collection[str]) -> str:
+    """sha256 (hex) of every byte of the base's parameters: equal before and after a training, or something is wrong."""
+    digest = hashlib.sha256()
+    for path, parameter in model.named_parameters():
+        if path in base:
+            digest.update(path.encode())
+            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

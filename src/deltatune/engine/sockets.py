@@ -166,12 +166,12 @@ class ParameterSocket(Socket):
     def _resolved(self, node: Any, tensor_name: str, tensor: Tensor | None) -> Tensor | None:
         if isinstance(node, str):
             key = self._key(tensor_name, node)
-            return self._apply(tensor_name, self.adapters[key], tensor) if key in self.adapters else tensor
+            return self._replaced(tensor_name, self.adapters[key], tensor) if key in self.adapters else tensor
         marker = self._key(tensor_name, "")
         here = {key.removeprefix(marker): adapter for key, adapter in self.adapters.items() if key.startswith(marker)}
-        return evaluate(node, here, partial(self._apply, tensor_name), tensor, weighted)
+        return evaluate(node, here, partial(self._replaced, tensor_name), tensor, weighted)
 
-    def _apply(self, tensor_name: str, adapter: Any, tensor: Any) -> Any:
+    def _replaced(self, tensor_name: str, adapter: Any, tensor: Any) -> Any:
         kind = self.kinds.get(tensor_name)
         if kind is None:
             return adapter(tensor)

@@ -1,0 +1,42 @@
+"""deltatune adapts any pretrained model by training a small part of it.
+
+Everything public is here, loaded on first use: `import deltatune` loads neither torch nor transformers.
+
+>>> import deltatune
+>>> deltatune.LoRA(r=4).lora_alpha
+16
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "deltatune.api": (
+        "Adapter", "Average", "Rows", "Run", "Stack", "active", "attach", "evaluate", "finetune", "inspect", "load", "method",
+        "predict", "prepare", "train_config",
+    ),
+    "deltatune.core.errors": ("DeltatuneError",),
+    "deltatune.core.registry": ("methods", "task", "tasks"),
+}
+_PUBLIC = {name: place for place, names in _PLACES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a method's class by its own name."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    registry = importlib.import_module("deltatune.core.registry")
+    classes = {cls.__name__: cls for cls in registry.methods().values()}
+    if name in classes:
+        return classes[name]
+    hint = importlib.import_module("deltatune.core.errors").did_you_mean(name, [*_PUBLIC, *classes])
+    raise AttributeError(f"deltatune has no {name!r}; {hint}")
+
+
+def __dir__() -> list[str]:
+    registry = importlib.import_module("deltatune.core.registry")
+    return sorted([*_PUBLIC, *(cls.__name__ for cls in registry.methods().values()), "__version__"])

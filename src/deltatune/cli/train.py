@@ -1,0 +1,63 @@
+"""`deltatune train`: from a config to a tested adapter."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deltatune.cli import show
+from deltatune.core.errors import SettingsError
+
+
+def run(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Train an adapter; any key of the config can be set as `--training.learning_rate 1e-3`."""
+    from deltatune import api
+
+    done = api.train_config(config, overrides(context.args), resume=resume, quiet=quiet)
+    _report(done.folder, done.results)
+
+
+def overrides(arguments: list[str]) -> dict[str, str]:
+    """`--a.b value` and `--a.b=value` pairs; raises `SettingsError` for anything else.
+
+    >>> overrides(["--training.seed", "1", "--method.r=4"])
+    {'training.seed': '1', 'method.r': '4'}
+    """
+    found: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        key = rest.pop(0)
+        if not key.startswith("--"):
+            raise SettingsError(f"unexpected argument {key!r}", hint="settings are given as --group.key value")
+        name, given, value = key[2:].partition("=")
+        if not given:
+            if not rest:
+                raise SettingsError(f"{key} has no value", hint=f"{key} VALUE")
+            value = rest.pop(0)
+        found[name] = value
+    return found
+
+
+def _report(folder: Path, results: dict[str, Any]) -> None:
+    metric, train = results["metric"], results["train"]
+    share = results["trainable_parameters"] / results["total_parameters"]
+    baseline = results["baseline"]
+    show.table(
+        f"{results['method']} on {results['base_model']}", ("", ""),
+        [
+            (f"test {metric} (95 % interval)", show.measured(results["test"], metric)),
+            ("before training", show.measured(results["before"], metric)),
+            (f"{baseline['name']}", f"{baseline[metric]:.4f}"),
+            ("trained parameters", f"{results['trainable_parameters']:,} ({share:.2%})"),
+            ("adapter", show.size(results["adapter_bytes"])),
+            ("training", f"{train['seconds']:.0f} s, {train['steps']} steps, best at {train['best_step']}"),
+            ("peak memory", show.size(train["peak_memory_bytes"])),
+            ("base unchanged", "yes, hash equal before and after"),
+        ],
+    )
+    typer.echo(f'next: deltatune predict {folder} --text "..."   |   deltatune evaluate {folder} --data FILE')

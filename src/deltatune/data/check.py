@@ -1,0 +1,135 @@
+"""Check: every row before training. A row is kept, or rejected with its place and the reason."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deltatune.core.errors import DataError
+from deltatune.core.task import Row, Task
+from deltatune.data.read import Record, Table
+
+logger = logging.getLogger("deltatune")
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A good row under the task's words, with its place."""
+
+    file: str
+    line: int
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that is not used, and why."""
+
+    file: str
+    line: int
+    reason: str
+    row: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """One line of rejected.jsonl."""
+        return {"file": self.file, "line": self.line, "reason": self.reason, "row": dict(self.row)}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Rows read = kept + rejected."""
+
+    kept: list[Placed]
+    rejected: list[Rejected]
+
+    def then(self, task: Task) -> "Checked":
+        """The kept rows checked again, by a task that knows the labels by now."""
+        kept, rejected = [], list(self.rejected)
+        for place in self.kept:
+            wrong = task.check(place.row)
+            if wrong is None:
+                kept.append(place)
+            else:
+                rejected.append(Rejected(place.file, place.line, wrong, place.row))
+        return Checked(kept, rejected)
+
+
+def check(table: Table, columns: Mapping[str, str], task: Task) -> Checked:
+    """Every row of a table; the second of two rows with the same input is rejected."""
+    kept: list[Placed] = []
+    rejected: list[Rejected] = []
+    seen: dict[Any, Placed] = {}
+    for record in table.records:
+        row = {word: record.values.get(name) for word, name in columns.items()}
+        wrong = record.problem or _missing(row, task, columns) or task.check(row) or _repeated(row, task, seen)
+        if wrong is not None:
+            rejected.append(Rejected(record.file, record.line, wrong, record.values))
+            continue
+        place = Placed(record.file, record.line, row)
+        seen[key(row, task)] = place
+        kept.append(place)
+    return Checked(kept, rejected)
+
+
+def _missing(row: Row, task: Task, columns: Mapping[str, str]) -> str | None:
+    for word in columns:
+        if task.columns[word].required and row[word] is None:
+            return f"{columns[word]} is missing"
+    return None
+
+
+def _repeated(row: Row, task: Task, seen: Mapping[Any, Placed]) -> str | None:
+    first = seen.get(key(row, task))
+    if first is None:
+        return None
+    other = task.label is not None and row.get(task.label) != first.row.get(task.label)
+    return f"same input as line {first.line}" + (", with another label" if other else "")
+
+
+def key(row: Row, task: Task) -> Any:
+    """What makes two rows the same input: white space and case do not."""
+    return tuple(" ".join(str(row.get(word)).split()).casefold() for word in task.key)
+
+
+def summary(rejected: Sequence[Rejected], read: int) -> str:
+    """Counts by reason, with the first five places."""
+    counts = Counter(_kind(r.reason) for r in rejected)
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
+    first = "; ".join(f"{r.file}:{r.line}: {r.reason}" for r in rejected[:5])
+    return f"{len(rejected)} of {read} rows rejected ({reasons}); {first}"
+
+
+def _kind(reason: str) -> str:
+    return "same input" if reason.startswith("same input") else reason.partition(" (")[0].partition(":")[0]
+
+
+def gate(checked: Checked, largest_share: float) -> None:
+    """Raises `DataError` when more than a share of the rows was rejected; says how many otherwise."""
+    read = len(checked.kept) + len(checked.rejected)
+    if not checked.rejected:
+        return
+    text = summary(checked.rejected, read)
+    if not checked.kept or len(checked.rejected) > largest_share * read:
+        raise DataError(text, hint=f"mend the file, or allow more with data.max_rejected (now {largest_share:g})")
+    logger.warning("%s; all of them are in rejected.jsonl", text)
+
+
+def overlap(train: Sequence[Placed], others: Mapping[str, Sequence[Placed]], task: Task) -> list[str]:
+    """Rows of other splits whose input stands in the training rows too, as text."""
+    known = {key(place.row, task): place for place in train}
+    found = []
+    for name, places in others.items():
+        for place in places:
+            twin = known.get(key(place.row, task))
+            if twin is not None:
+                found.append(f"{name} {place.file}:{place.line} = train {twin.file}:{twin.line}")
+    return found
+
+
+def records_of(rows: Sequence[Mapping[str, Any]], source: str = "rows") -> Table:
+    """A table of rows given in Python."""
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns |= dict.fromkeys(row)
+    return Table(source, tuple(columns), [Record(source, i, row) for i, row in enumerate(rows, 1)])

@@ -1,0 +1,34 @@
+"""Columns: which column of a file is which word of the task."""
+
+from collections.abc import Mapping
+
+from deltatune.core.errors import DataError, did_you_mean
+from deltatune.core.task import Column
+from deltatune.data.read import Table
+
+
+def match(table: Table, wanted: Mapping[str, Column], given: Mapping[str, str], labelled: bool = True
+          ) -> dict[str, str]:
+    """Task's word -> column name; raises `DataError` with the line of settings that would help.
+
+    Without `labelled`, the label may be missing (rows to predict).
+    """
+    for word, column in given.items():
+        if word not in wanted:
+            raise DataError(f"data.columns.{word}: the task has no such word", hint=did_you_mean(word, wanted))
+        if column not in table.columns:
+            raise DataError(f"{table.file} has no column {column!r} (data.columns.{word})",
+                            hint=did_you_mean(column, table.columns))
+    by_lower = {name.lower(): name for name in reversed(table.columns)}
+    found = dict(given)
+    for word, column in wanted.items():
+        if word in found:
+            continue
+        name = next((by_lower[known] for known in column.words if known in by_lower), None)
+        if name is not None and name not in found.values():
+            found[word] = name
+        elif column.required and (labelled or word != "label"):
+            free = [name for name in table.columns if name not in found.values()]
+            raise DataError(f"{table.file} has no column for {word!r} (columns: {', '.join(table.columns)})",
+                            hint=f"name it: data: {{columns: {{{word}: {' or '.join(free[:3]) or '...'}}}}}")
+    return found

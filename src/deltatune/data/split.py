@@ -1,0 +1,54 @@
+"""Split: training, validation and test rows from one file, stratified and the same for the same seed."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+def split(items: Sequence[T], strata: Sequence[Any], shares: Sequence[float], seed: int) -> list[list[T]]:
+    """Items in `len(shares) + 1` parts: what is left, then one part per share; every part in the original order.
+
+    Each stratum is divided by the same shares; numbers are first binned into deciles.
+
+    >>> rest, part = split(list("abcdefghij"), [0, 1] * 5, [0.2], seed=0)
+    >>> len(rest), len(part)
+    (8, 2)
+    """
+    generator = np.random.default_rng(seed)
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for index, stratum in enumerate(_binned(strata)):
+        groups[stratum].append(index)
+    parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
+    owed = np.zeros(len(shares))  # what rounding has kept from each part so far
+    for stratum in sorted(groups, key=repr):
+        indices = generator.permutation(groups[stratum])
+        start = 0
+        for number, share in enumerate(shares):
+            exact = share * len(indices) + owed[number]
+            size = min(int(round(exact)), len(indices) - start)
+            owed[number] = exact - size
+            parts[number + 1] += indices[start : start + size].tolist()
+            start += size
+        parts[0] += indices[start:].tolist()
+    return [[items[index] for index in sorted(part)] for part in parts]
+
+
+def sample(items: Sequence[T], size: int, seed: int) -> list[T]:
+    """A seeded sample in the original order; all items when there are no more."""
+    if size >= len(items):
+        return list(items)
+    chosen = np.random.default_rng(seed).choice(len(items), size, replace=False)
+    return [items[index] for index in sorted(chosen.tolist())]
+
+
+def _binned(strata: Sequence[Any]) -> list[Hashable]:
+    """Labels as they are, lists as tuples, many different numbers as deciles."""
+    if strata and all(isinstance(s, float) for s in strata) and len(set(strata)) > 10:
+        edges = np.quantile(np.array(strata, dtype=float), np.linspace(0.1, 0.9, 9))
+        bins: list[Hashable] = np.searchsorted(edges, np.array(strata, dtype=float)).tolist()
+        return bins
+    return [tuple(sorted(s)) if isinstance(s, list) else s for s in strata]

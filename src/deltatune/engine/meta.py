@@ -1,0 +1,24 @@
+"""A model without its weights, to look at its structure."""
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModel
+
+from deltatune.core.errors import SettingsError
+
+
+def from_config(name: str) -> nn.Module:
+    """The network of a hub name or folder on the meta device, in the class its config names.
+
+    Raises `SettingsError` when there is no config or its architecture is unknown. Code from a repository never runs.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+        classes = [getattr(transformers, word, None) for word in config.architectures or ()]
+        known = next((cls for cls in classes if cls is not None), None)
+        with torch.device("meta"):
+            model: nn.Module = known(config) if known is not None else AutoModel.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise SettingsError(f"model {name!r} cannot be inspected: {str(error).strip().splitlines()[0]}") from None
+    return model

@@ -1,0 +1,55 @@
+"""Score: the metrics of a task on held-out rows, with a 95 % interval for the main one."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from deltatune.core.task import Example, Row, Task
+from deltatune.evaluate.answer import answers
+
+Z = 1.959963984540054
+"""97.5 % quantile of the normal distribution."""
+RESAMPLES = 1000
+PROPORTIONS = ("accuracy", "subset_accuracy")
+"""Metrics that are a share of rows, for which an exact formula exists."""
+
+
+def score(
+    model: nn.Module, task: Task, processor: Any, rows: Sequence[Row], examples: Sequence[Example],
+    batch_size: int = 64, *, interval: bool = True,
+) -> dict[str, Any]:
+    """Metrics of the model on rows, `rows` (their number), `loss`, and `interval` of the main metric."""
+    found, loss = answers(model, task, processor, examples, batch_size)
+    metrics = task.score(found, rows)
+    result = {**metrics, "loss": loss, "rows": len(rows)}
+    return {**result, "interval": interval_of(task, found, rows, metrics)} if interval else result
+
+
+def interval_of(
+    task: Task, found: Sequence[Mapping[str, Any]], rows: Sequence[Row], metrics: Mapping[str, Any]
+) -> list[float]:
+    """95 % interval of the main metric: Wilson's for a share of rows, a seeded bootstrap over rows otherwise."""
+    if task.metric in PROPORTIONS:
+        return list(wilson(metrics[task.metric], len(rows)))
+    generator = np.random.default_rng(0)
+    values = []
+    for _ in range(RESAMPLES):
+        chosen = generator.integers(0, len(rows), len(rows)).tolist()
+        values.append(task.score([found[i] for i in chosen], [rows[i] for i in chosen])[task.metric])
+    low, high = np.quantile(values, [0.025, 0.975]).tolist()
+    return [low, high]
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share among `count` rows (Wilson 1927).
+
+    >>> [round(bound, 3) for bound in wilson(0.8, 100)]
+    [0.711, 0.867]
+    """
+    centre = share + Z**2 / (2 * count)
+    spread = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    scale = 1 + Z**2 / count
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)

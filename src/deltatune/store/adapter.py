@@ -1,0 +1,154 @@
+"""Adapter folders: `adapter_config.json`, `adapter_model.safetensors`, `README.md`.
+
+For methods that peft has, peft's own format: peft, `transformers` and vLLM load the folder. Other methods use the same
+three files under a `peft_type` of ours. What peft's config has no room for (exact settings, fingerprint of the base,
+facts of the task) stands in the metadata of the safetensors header, where every reader ignores it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from deltatune.core import registry
+from deltatune.core.errors import AdapterError, did_you_mean
+from deltatune.core.method import AdapterFile, Method
+from deltatune.core.site import Site
+from deltatune.store import atomic, peft_keys
+from deltatune.store.card import card
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MAX_HEADER_BYTES = 8 << 20
+FORMAT = 1
+"""Version of what we write into the metadata."""
+
+
+def write(file: AdapterFile, folder: Path) -> Path:
+    """Writes an adapter folder, whole or not at all; tensors keep their dtype."""
+    tensors = {key: tensor.contiguous().cpu() for key, tensor in peft_keys.ours_to_file(file).items()}
+    config = json.dumps(_config(file), indent=2, sort_keys=True) + "\n"
+    with atomic.folder(folder, manifest=False) as staging:
+        save_file(_unshared(tensors), staging / WEIGHTS, metadata=_metadata(file))
+        (staging / CONFIG).write_text(config, encoding="utf-8")
+        (staging / "README.md").write_text(card(file, config), encoding="utf-8")
+    return folder
+
+
+def read(folder: Path) -> AdapterFile:
+    """Reads an adapter folder; its tensors still have the names of the file.
+
+    Raises `AdapterError` for a missing, cut or foreign file, an unknown method or unknown settings.
+    """
+    config = _read_config(folder)
+    metadata, tensors = _read_tensors(folder / WEIGHTS)
+    extra = _parsed(metadata.get("deltatune", "{}"), folder / WEIGHTS)
+    return AdapterFile(
+        name=extra.get("name") or "default",
+        method=_method(config, extra, folder),
+        base_model=config.get("base_model_name_or_path"),
+        tensors=tensors,
+        sites=(),
+        fingerprint=extra.get("fingerprint", ""),
+        task_type=config.get("task_type"),
+        facts=extra.get("facts", {}),
+    )
+
+
+def tensors_at(tensors: Mapping[str, Tensor], method: Method, sites: Sequence[Site], saved: Sequence[str]
+               ) -> dict[str, Tensor]:
+    """The tensors of a file under the names of `AdapterFile.tensors`, for the sites the method found in a model."""
+    return peft_keys.file_to_ours(tensors, method, sites, saved)
+
+
+def size(folder: Path) -> int:
+    """Bytes of the weights of an adapter folder."""
+    return (folder / WEIGHTS).stat().st_size
+
+
+def _config(file: AdapterFile) -> dict[str, Any]:
+    common: dict[str, Any] = {
+        "base_model_name_or_path": file.base_model,
+        "inference_mode": True,
+        "modules_to_save": sorted(file.saved_modules) or None,
+        "peft_type": file.method.peft_type or own_type(file.method),
+        "revision": None,
+        "task_type": file.task_type,
+    }
+    if file.method.peft_type:
+        return {**common, **file.method.peft_config(file.sites)}
+    return {**common, **file.method.model_dump(mode="json", exclude={"modules_to_save"})}
+
+
+def own_type(method: Method) -> str:
+    """`peft_type` of a method that peft does not have."""
+    return f"DELTATUNE_{method.type.upper().replace('-', '_')}"
+
+
+def _metadata(file: AdapterFile) -> dict[str, str]:
+    extra = {
+        "format": FORMAT,
+        "name": file.name,
+        "type": file.method.type,
+        "settings": file.method.model_dump(mode="json"),
+        "fingerprint": file.fingerprint,
+        "facts": dict(file.facts),
+    }
+    return {"format": "pt", "deltatune": json.dumps(extra, sort_keys=True)}
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, each with memory of its own, which safetensors asks for."""
+    return {key: tensor.clone() for key, tensor in tensors.items()}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        near = [str(path) for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+        raise AdapterError(f"{folder}: no such adapter folder", hint=did_you_mean(str(folder), near) if near else None)
+    path = folder / CONFIG
+    if not path.is_file():
+        raise AdapterError(f"{folder} is not an adapter folder: it has no {CONFIG}")
+    if not (folder / WEIGHTS).is_file():
+        raise AdapterError(
+            f"{folder} has no {WEIGHTS}", hint="pickle files (.bin, .pt) are never loaded: convert them to safetensors"
+        )
+    return _parsed(path.read_text(encoding="utf-8"), path)
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise AdapterError(f"{path}: not valid JSON") from None
+    if not isinstance(value, dict):
+        raise AdapterError(f"{path}: expected an object, found {type(value).__name__}")
+    return value
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    with path.open("rb") as raw:
+        header = int.from_bytes(raw.read(8), "little")
+    if header > MAX_HEADER_BYTES:
+        raise AdapterError(f"{path}: header of {header} bytes; an adapter's has at most {MAX_HEADER_BYTES}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {}), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        raise AdapterError(f"{path} is damaged: {error}", hint="copy or download it again") from None
+
+
+def _method(config: Mapping[str, Any], extra: Mapping[str, Any], folder: Path) -> Method:
+    """Settings: our own record where there is one, peft's fields otherwise."""
+    if extra:
+        if extra.get("format") != FORMAT:
+            raise AdapterError(f"{folder} was written by a newer deltatune (format {extra.get('format')})")
+        return registry.method(str(extra.get("type")), **extra.get("settings", {}))
+    for cls in registry.methods().values():
+        found = cls.from_peft(config)
+        if found is not None:
+            return found
+    raise AdapterError(f"{folder}: no method for peft_type {config.get('peft_type')!r}")
