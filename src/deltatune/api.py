@@ -23,7 +23,7 @@ from deltatune.engine.anatomy import Anatomy
 from deltatune.engine.compose import Average, Node, Rows, Stack
 from deltatune.engine.fingerprint import exact_hash
 from deltatune.engine.meta import from_config
-from deltatune.engine.precision import base_dtype
+from deltatune.engine.precision import base_dtype, choose_attention
 from deltatune.engine.roster import roster_of
 from deltatune.evaluate.answer import answers
 from deltatune.evaluate.curves import draw
@@ -83,6 +83,7 @@ def prepare(model: nn.Module, method: Method, *, name: str = "default", seed: in
 
     A trainer that calls `model.train()` switches the base's dropout on again.
     """
+    choose_attention(model)
     adapter = attach(model, method, name=name, seed=seed)
     model.train(base_dropout)
     adapter.train_mode(True)
@@ -247,6 +248,7 @@ def _parts(splits: Splits) -> dict[str, list[Row]]:
 
 def _attached(loaded: Loaded, chosen: Method, seed: int) -> Adapter:
     """The adapter with the head: what the checkpoint lacks must be trained, and the head belongs to the task."""
+    choose_attention(loaded.model)
     anatomy = roster_of(loaded.model).anatomy
     whole = chosen.modules_to_save or tuple(dict.fromkeys((*loaded.new, *anatomy.heads)))
     return attach(loaded.model, chosen.model_copy(update={"modules_to_save": whole or None}), seed=seed)
@@ -281,6 +283,7 @@ def _restored(source: str | Path, model: str | None) -> tuple[Task, Loaded]:
     if base is None:
         raise SettingsError(f"{source} does not name its base model", hint="name it with --model")
     loaded = task.load(base, base_dtype("auto"))
+    choose_attention(loaded.model)
     engine.attach_file(loaded.model, file, folders.tensors_at)
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return task, loaded

@@ -24,7 +24,7 @@ def fingerprint(model: nn.Module, base: Collection[str], skip: Collection[str] =
         if parameter.is_floating_point() and parameter.device.type != "meta":
             flat = parameter.detach().reshape(-1)
             sample = flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES]
-            digest.update(sample.to("cpu", torch.bfloat16).view(torch.uint8).numpy().tobytes())
+            digest.update(sample.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -48,7 +48,7 @@ def read(folder: Path) -> AdapterFile:
     extra = _parsed(metadata.get("deltatune", "{}"), folder / WEIGHTS)
     return AdapterFile(
         name=extra.get("name") or "default",
-        method=_method(config, extra, folder),
+        method=_method(_with_saved(config, tensors), extra, folder),
         base_model=config.get("base_model_name_or_path"),
         tensors=tensors,
         sites=(),
@@ -139,6 +139,12 @@ def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return dict(file.metadata() or {}), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
         raise AdapterError(f"{path} is damaged: {error}", hint="copy or download it again") from None
+
+
+def _with_saved(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The config with those `modules_to_save` that were saved: peft lists heads that the model may not have."""
+    saved = [name for name in config.get("modules_to_save") or () if any(f".{name}." in key for key in tensors)]
+    return {**config, "modules_to_save": saved or None}
 
 
 def _method(config: Mapping[str, Any], extra: Mapping[str, Any], folder: Path) -> Method:
