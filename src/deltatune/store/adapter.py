@@ -142,9 +142,20 @@ def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _with_saved(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The config with those `modules_to_save` that were saved: peft lists heads that the model may not have."""
-    saved = [name for name in config.get("modules_to_save") or () if any(f".{name}." in key for key in tensors)]
-    return {**config, "modules_to_save": saved or None}
+    """The config with `modules_to_save` as the file has them.
+
+    peft lists heads that the model may not have, and takes a name for the end of another (`pre_classifier`).
+    """
+    names = tuple(config.get("modules_to_save") or ())
+    found: dict[str, None] = {}
+    for key in tensors:
+        parts = key.removeprefix(peft_keys.ROOT).split(".")
+        for end in range(1, len(parts)):
+            path = ".".join(parts[:end])
+            if names and path.endswith(names) and "lora_" not in key:
+                found[path] = None
+                break
+    return {**config, "modules_to_save": list(found) or None}
 
 
 def _method(config: Mapping[str, Any], extra: Mapping[str, Any], folder: Path) -> Method:

@@ -1,7 +1,7 @@
 """Folders and files that are either whole or not there.
 
-A folder is written beside its place, every file synced, a manifest with sizes and hashes last, then renamed. A
-killed process leaves a `.staging-*` folder, which the next one sweeps away.
+A folder is written beside its place: every file synced, a manifest with sizes and hashes last, then one rename. A
+killed process leaves a hidden folder behind, whose name says which process it belonged to; `sweep` tidies up.
 """
 
 import hashlib
@@ -10,37 +10,37 @@ import logging
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from deltatune.core.errors import DeltatuneError
+from deltatune.store.owner import alive, this_process
 
 logger = logging.getLogger("deltatune")
 
 MANIFEST = "manifest.json"
-STALE_AFTER_S = 3600.0
-"""Age at which a staging folder of no known process is left over."""
+STAGING, REPLACED, TRASH = ".staging", ".replaced", ".trash"
+"""What hidden names begin with: being written, stepped aside for a new one, being deleted."""
 
 
 @contextmanager
 def folder(final: Path, *, manifest: bool = True) -> Iterator[Path]:
     """A staging folder that becomes `final` when the block ends well; what stood at `final` is replaced.
 
-    After an exception `final` is as it was and the staging folder is gone.
+    Holds files only, no folders. After an exception `final` is as it was and the staging folder is gone.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    staging = final.parent / f".staging-{final.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    staging = _hidden(STAGING, final)
     staging.mkdir()
     try:
         yield staging
+        for path in sorted(staging.iterdir()):
+            _sync(path)
         if manifest:
             write_text(staging / MANIFEST, json.dumps(_manifest(staging), indent=2, sort_keys=True) + "\n")
-        for path in staging.iterdir():
-            _sync(path)
         _sync(staging)
-        _replace(staging, final)
+        _put(staging, final)
         _sync(final.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -49,12 +49,16 @@ def folder(final: Path, *, manifest: bool = True) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old text or the new one, never a part."""
-    staging = path.parent / f".staging-{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
-    with staging.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staging.replace(path)
+    staging = _hidden(STAGING, path)
+    try:
+        with staging.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    except BaseException:
+        staging.unlink(missing_ok=True)
+        raise
     _sync(path.parent)
 
 
@@ -76,12 +80,15 @@ def problem(path: Path) -> str | None:
     return None
 
 
+def numbered(parent: Path, prefix: str) -> list[tuple[int, Path]]:
+    """The folders `<prefix><number>`, lowest number first."""
+    found = ((path.name.removeprefix(prefix), path) for path in parent.glob(f"{prefix}*"))
+    return sorted((int(tail), path) for tail, path in found if tail.isascii() and tail.isdigit())
+
+
 def newest_valid(parent: Path, prefix: str) -> Path | None:
     """The folder `<prefix><number>` with the highest number whose manifest holds; refused ones are reported."""
-    numbered = [(_number(path, prefix), path) for path in parent.glob(f"{prefix}*")]
-    for number, path in sorted(numbered, reverse=True):
-        if number < 0:
-            continue
+    for _, path in reversed(numbered(parent, prefix)):
         wrong = problem(path)
         if wrong is None:
             return path
@@ -90,21 +97,59 @@ def newest_valid(parent: Path, prefix: str) -> Path | None:
 
 
 def prune(parent: Path, prefix: str, keep: int) -> None:
-    """Deletes all but the newest `keep` folders `<prefix><number>`; each disappears at once, by a rename."""
-    numbered = sorted((_number(path, prefix), path) for path in parent.glob(f"{prefix}*") if _number(path, prefix) >= 0)
-    for _, path in numbered[:-keep]:
-        trash = parent / f".trash-{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
-        path.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)
+    """Deletes all but the newest `keep` folders `<prefix><number>`; at least one stays."""
+    assert keep >= 1
+    for _, path in numbered(parent, prefix)[:-keep]:
+        discard(path)
+
+
+def discard(path: Path) -> None:
+    """Deletes a folder so that it disappears at once, by a rename; nobody sees half of it."""
+    trash = _hidden(TRASH, path)
+    path.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def sweep(parent: Path) -> None:
-    """Removes staging and trash that no living process owns."""
-    for path in (*parent.glob(".staging-*"), *parent.glob(".trash-*")):
-        owner = path.name.rsplit("-", 2)[-2]
-        old = time.time() - path.stat().st_mtime > STALE_AFTER_S
-        if owner.isdigit() and (not _alive(int(owner)) or old):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    """Tidies up after processes that were killed: unfinished and half-deleted folders go, a replaced one returns.
+
+    What belongs to a living process stays.
+    """
+    for path in sorted(parent.glob(".*")):
+        kind, _, rest = path.name.partition("-")
+        if kind not in (STAGING, REPLACED, TRASH) or rest.count("-") < 2:
+            continue
+        name, owner, _ = rest.rsplit("-", 2)
+        if alive(owner):
+            continue
+        if kind == REPLACED and not (parent / name).exists():  # killed between the two renames of a replacement
+            path.rename(parent / name)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _hidden(kind: str, path: Path) -> Path:
+    """A name beside a path that says what it is for and which process made it."""
+    return path.parent / f"{kind}-{path.name}-{this_process()}-{secrets.token_hex(4)}"
+
+
+def _put(staging: Path, final: Path) -> None:
+    """Puts the staging folder in place; an existing folder steps aside first, and back if that fails."""
+    if not final.exists():
+        staging.rename(final)
+        return
+    if not final.is_dir():
+        raise DeltatuneError(f"{final} is a file where a folder is to be written", hint="choose another output_dir")
+    aside = _hidden(REPLACED, final)
+    final.rename(aside)
+    try:
+        staging.rename(final)
+    except BaseException:
+        aside.rename(final)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _manifest(path: Path) -> dict[str, dict[str, object]]:
@@ -114,38 +159,6 @@ def _manifest(path: Path) -> dict[str, dict[str, object]]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _replace(staging: Path, final: Path) -> None:
-    """Puts the staging folder in place; an existing folder steps aside first, and back if that fails."""
-    if not final.exists():
-        staging.rename(final)
-        return
-    if not final.is_dir():
-        raise DeltatuneError(f"{final} is a file where a folder is to be written", hint="choose another output_dir")
-    trash = final.parent / f".trash-{final.name}-{os.getpid()}-{secrets.token_hex(4)}"
-    final.rename(trash)
-    try:
-        staging.rename(final)
-    except OSError:
-        trash.rename(final)
-        raise
-    shutil.rmtree(trash, ignore_errors=True)
-
-
-def _number(path: Path, prefix: str) -> int:
-    tail = path.name.removeprefix(prefix)
-    return int(tail) if tail.isdigit() else -1
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _sync(path: Path) -> None:

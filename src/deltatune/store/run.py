@@ -3,22 +3,26 @@
     config.yaml  environment.json  metrics.jsonl  rejected.jsonl  checkpoint-N/  adapter/  results.json
 """
 
+import fcntl
 import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from deltatune.core.config import read_yaml
-from deltatune.core.errors import SettingsError
+from deltatune.core.errors import DeltatuneError, SettingsError
 from deltatune.store import atomic
 
 PACKAGES = ("deltatune", "torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "scikit-learn")
+CHECKPOINT = "checkpoint-"
 FREE_TO_CHANGE = ("output_dir",)
 """Settings that a resumed run may have otherwise."""
 
@@ -41,8 +45,10 @@ class RunFolder:
         """
         if resume:
             _check_resumable(self.path / "config.yaml", settings)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise SettingsError(f"output_dir {self.path} is not empty", hint="--resume goes on; or choose another one")
+        elif self.path.exists() and not self.path.is_dir():
+            raise SettingsError(f"output_dir {self.path} is a file", hint="choose another one")
+        elif self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
+            raise SettingsError(f"output_dir {self.path} {self._content()}", hint=self._way_out())
 
     def open(self, settings: Mapping[str, Any], *, resume: bool) -> None:
         """Makes the folder of a new run, or tidies the one to go on with."""
@@ -53,6 +59,21 @@ class RunFolder:
             atomic.write_text(self.path / "config.yaml", config)
             described = json.dumps(environment(), indent=2, sort_keys=True)
             atomic.write_text(self.path / "environment.json", described + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps every other training out of the folder; the lock of a killed process is void.
+
+        Raises `SettingsError` when a training is running here.
+        """
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SettingsError(
+                    f"another training is running in {self.path}", hint="wait for it, stop it, or use another output_dir"
+                ) from None
+            yield
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Appends a line to metrics.jsonl."""
@@ -78,13 +99,41 @@ class RunFolder:
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint of a step."""
-        return self.path / f"checkpoint-{step}"
+        return self.path / f"{CHECKPOINT}{step}"
+
+    def newest_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole, None when none was written yet; damaged newer ones are deleted.
+
+        Raises `DeltatuneError` when there are checkpoints and none is whole.
+        """
+        newest = atomic.newest_valid(self.path, CHECKPOINT)
+        present = [path for _, path in atomic.numbered(self.path, CHECKPOINT)]
+        if newest is None and present:
+            raise DeltatuneError(
+                f"no checkpoint in {self.path} is whole: {present[-1].name}: {atomic.problem(present[-1])}",
+                hint="delete the checkpoints to start from the beginning with --resume",
+            )
+        for path in present[present.index(newest) + 1 :] if newest else ():
+            atomic.discard(path)
+        return newest
+
+    def prune_checkpoints(self, keep: int) -> None:
+        """Deletes all but the newest `keep` checkpoints."""
+        atomic.prune(self.path, CHECKPOINT, keep)
+
+    def _content(self) -> str:
+        if not (self.path / "config.yaml").is_file():
+            return "is not empty"
+        return "holds a finished run" if self.results.is_file() else "holds an unfinished run"
+
+    def _way_out(self) -> str:
+        if (self.path / "config.yaml").is_file() and not self.results.is_file():
+            return "go on with --resume, or choose another output_dir"
+        return "choose another output_dir"
 
 
 def environment() -> dict[str, Any]:
     """What the run ran on: versions, processor, threads, accelerator."""
-    import torch
-
     cuda = torch.cuda.is_available()
     return {
         "python": sys.version.split()[0],

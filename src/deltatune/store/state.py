@@ -1,30 +1,44 @@
 """The state of a training on disk: tensors in one safetensors file, everything else in one JSON file.
 
-Any nesting of dicts, lists, tuples, numbers, strings, bytes-free scalars and tensors comes back equal to the bit.
+Any nesting of dicts, lists, tuples, numbers, strings, None and tensors comes back equal to the bit.
 """
 
+import errno
 import json
 import math
 import random
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from deltatune.core.errors import DeltatuneError
 
 TENSORS, VALUES = "state.safetensors", "state.json"
+MARGIN = 1.1
+"""Free space wanted per byte of tensors: a full disk is found before it is filled."""
 
 
 def save(folder: Path, state: Any) -> None:
-    """Writes a state into a folder; raises `DeltatuneError` for a value that JSON cannot carry."""
+    """Writes a state into a folder.
+
+    Raises `OSError` when the disk refuses, `DeltatuneError` for a value that JSON cannot carry.
+    """
     tensors: dict[str, Tensor] = {}
     values = _flatten(state, tensors)
-    save_file(tensors, folder / TENSORS)
+    needed = int(MARGIN * sum(tensor.nbytes for tensor in tensors.values()))
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes needed, {shutil.disk_usage(folder).free:,} free", str(folder))
+    try:
+        save_file(tensors, folder / TENSORS)
+    except SafetensorError as error:  # how safetensors reports an error of the disk
+        raise OSError(errno.EIO, str(error), str(folder / TENSORS)) from error
     (folder / VALUES).write_text(json.dumps(values), encoding="utf-8")
 
 
@@ -39,20 +53,22 @@ def load(folder: Path) -> Any:
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         key = str(len(tensors))
-        tensors[key] = value.detach().to("cpu").contiguous().clone()
+        # a copy, not a view: safetensors refuses tensors that share memory
+        tensors[key] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         return {"tensor": key}
     if isinstance(value, dict):
         return {"dict": [[_flatten(key, tensors), _flatten(inner, tensors)] for key, inner in value.items()]}
     if isinstance(value, list | tuple):
-        return {type(value).__name__: [_flatten(inner, tensors) for inner in value]}
-    if isinstance(value, float):  # hexadecimal: exact, and carries infinities
-        return {"float": value.hex() if math.isfinite(value) else str(value)}
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_flatten(inner, tensors) for inner in value]}
+    if isinstance(value, float):  # hexadecimal: exact, and JSON has no infinities
+        return {"float": float(value).hex() if math.isfinite(value) else str(float(value))}
     if value is None or isinstance(value, bool | int | str):
         return value
     raise DeltatuneError(f"a training state cannot hold a {type(value).__name__}")
 
 
-def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _restore(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     ((kind, inner),) = value.items()
@@ -66,7 +82,7 @@ def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
         case "tuple":
             return tuple(_restore(item, tensors) for item in inner)
         case "float":
-            return float(inner) if inner in ("inf", "-inf", "nan") else float.fromhex(inner)
+            return float.fromhex(inner)  # reads `inf` and `nan` too
     raise DeltatuneError(f"training state: unknown kind of value {kind!r}")
 
 
@@ -76,16 +92,16 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": (str(name), torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(gauss)),
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys, "int64")), int(position), int(has_gauss), float(gauss)),
         "python": random.getstate(),
     }
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Puts every random generator back."""
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Puts every random generator back; devices that are not here any more are left out."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for device, kept in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(kept, device)
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, keys.numpy().astype("uint32"), position, has_gauss, gauss))
     random.setstate(state["python"])

@@ -2,66 +2,69 @@
 
 import logging
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from deltatune.core.errors import DataError, DeltatuneError
 from deltatune.engine.attach import Handle
 from deltatune.store import atomic, state
-from deltatune.store.run import RunFolder
+from deltatune.train.plan import Plan, Position
 from deltatune.train.stopping import Best
-
-if TYPE_CHECKING:
-    from deltatune.train.loop import State
+from deltatune.train.window import Window
 
 logger = logging.getLogger("deltatune")
 
-PREFIX = "checkpoint-"
+VERSION = 1
+"""Of the layout of a checkpoint; another one is refused."""
 
 
-@dataclass(frozen=True)
-class Saved:
-    """What a checkpoint holds besides the random generators."""
+@dataclass
+class Training:
+    """Everything that changes while training, but for the random generators."""
 
     handle: Handle
     optimizer: torch.optim.Optimizer
     schedule: Any
-    position: "State"
+    window: Window
+    position: Position
     best: Best
 
 
-def write(folder: RunFolder, saved: Saved, keep: int) -> None:
-    """Writes `checkpoint-<step>` whole or not at all, then drops old ones."""
-    final = folder.checkpoint(saved.position.step)
-    if final.exists():
-        return
-    schedule = {key: value for key, value in saved.schedule.state_dict().items() if not key.startswith("lr_lambdas")}
-    with atomic.folder(final) as staging:
+def write(folder: Path, training: Training, plan: Plan, random: list[dict[str, Any]]) -> None:
+    """Writes a checkpoint whole or not at all; `random` has the state of the generators of every process."""
+    with atomic.folder(folder) as staging:
         state.save(staging, {
-            "adapter": saved.handle.state_dict(),
-            "optimizer": saved.optimizer.state_dict(),
-            "schedule": schedule,
-            "position": asdict(saved.position),
-            "best": {key: value for key, value in vars(saved.best).items()},
-            "random": state.random_state(),
+            "version": VERSION,
+            "rows": plan.fingerprint(),
+            "adapter": training.handle.state_dict(),
+            "optimizer": training.optimizer.state_dict(),
+            "schedule": training.schedule.state_dict(),
+            "window": training.window.state_dict(),
+            "position": asdict(training.position),
+            "best": vars(training.best),
+            "random": random,
         })
-    atomic.prune(folder.path, PREFIX, keep)
 
 
-def restore(folder: RunFolder, saved: Saved) -> None:
-    """Goes back to the newest checkpoint that is whole; to the start when there is none yet."""
-    newest = atomic.newest_valid(folder.path, PREFIX)
-    if newest is None:
-        logger.warning("no usable checkpoint in %s yet: starting from the beginning", folder.path)
-        folder.forget_after(0)
-        return
-    found = state.load(newest)
-    saved.handle.load_state_dict(found["adapter"])
-    saved.optimizer.load_state_dict(found["optimizer"])
-    saved.schedule.load_state_dict(found["schedule"])
-    for target, values in ((saved.position, found["position"]), (saved.best, found["best"])):
-        for name, value in values.items():
-            setattr(target, name, value)
-    folder.forget_after(saved.position.step)
-    state.restore_random_state(found["random"])
-    logger.warning("going on from %s", newest)
+def read(folder: Path, training: Training, plan: Plan, process: int = 0) -> None:
+    """Puts a training and the random generators where they were when the checkpoint was written.
+
+    Raises `DataError` when the training rows are others, `DeltatuneError` for a checkpoint of another layout.
+    """
+    found = state.load(folder)
+    if found["version"] != VERSION:
+        raise DeltatuneError(f"{folder} has layout {found['version']}, this version of deltatune reads {VERSION}",
+                             hint="resume with the version that wrote it (environment.json)")
+    if found["rows"] != plan.fingerprint():
+        raise DataError(f"the training rows are not those that {folder} was trained on",
+                        hint="put the old rows back, or start a new run")
+    training.handle.load_state_dict(found["adapter"])
+    training.optimizer.load_state_dict(found["optimizer"])
+    training.schedule.load_state_dict(found["schedule"])
+    training.window.load_state_dict(found["window"])
+    training.position = Position(**found["position"])
+    training.best = Best(**found["best"])
+    if process < len(found["random"]):
+        state.restore_random_state(found["random"][process])

@@ -1,12 +1,18 @@
 """Ctrl-C and SIGTERM: the step is finished and the state saved; a second signal ends at once."""
 
+import os
 import signal
 import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+
 from deltatune.core.errors import DeltatuneError
+
+NOTICE = b"\nfinishing the step and saving the state; once more to stop at once\n"
 
 
 class Stopped(DeltatuneError):
@@ -22,7 +28,7 @@ class Signals:
     """Notes SIGINT and SIGTERM while a training runs; the handlers before are put back."""
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.noted: int | None = None
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -35,13 +41,16 @@ class Signals:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def stop(self, folder: Path) -> None:
-        """Raises `Stopped` for the signal that was received."""
-        assert self.received is not None
-        raise Stopped(self.received, folder)
+    def received(self, accelerator: Accelerator) -> int | None:
+        """The signal that any process got: all of them have to stop at the same step."""
+        if accelerator.num_processes == 1:
+            return self.noted
+        own = torch.tensor([self.noted or 0], device=accelerator.device)
+        return int(accelerator.gather(own).max()) or None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.noted is not None:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.received = number
+        self.noted = number
+        os.write(2, NOTICE)  # print is not safe in a handler

@@ -1,0 +1,68 @@
+"""Gradient of one optimizer step: micro-batches weighted so that their number changes nothing."""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from deltatune.core.errors import DeltatuneError
+from deltatune.core.task import Batch
+from deltatune.train.job import Job
+from deltatune.train.plan import Step
+
+
+def accumulate(job: Job, accelerator: Accelerator, network: nn.Module, step: Step) -> Tensor:
+    """Backward through every micro-batch; returns the loss, the mean over all supervised units of the step.
+
+    The method's penalty is added once, whatever the number of micro-batches and processes.
+    """
+    shares = [_share(job, accelerator, rows) for rows in step]
+    units = _units(accelerator, sum(weight for _, weight in shares))
+    penalty = job.handle.penalty()
+    total = torch.zeros((), device=accelerator.device)
+    for number, (batch, weight) in enumerate(shares, start=1):
+        last = number == len(shares)
+        with nullcontext() if last else accelerator.no_sync(network):
+            output = network(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+            loss = job.task.loss(output, batch) * (weight / units)
+            total += loss.detach()
+            loss = loss * accelerator.num_processes  # accelerate averages the gradients of the processes
+            accelerator.backward(loss + penalty if last and penalty is not None else loss)
+    if accelerator.num_processes > 1:
+        total = accelerator.reduce(total, reduction="sum")
+    return total if penalty is None else total + penalty.detach()
+
+
+def clip(parameters: Sequence[nn.Parameter], limit: float | None) -> Tensor:
+    """Scales the gradients down to the limit; returns their norm before."""
+    return nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit)
+
+
+def check_finite(loss: Tensor, norm: Tensor, number: int, step: Step) -> None:
+    """Raises `DeltatuneError` before the weights change; the gradient of a bad step is never applied."""
+    if bool(torch.isfinite(loss + norm)):
+        return
+    rows = [row for batch in step for row in batch]
+    shown = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+    raise DeltatuneError(
+        f"step {number}: loss {float(loss):g} with gradient norm {float(norm):g} on training rows {shown}",
+        hint="lower training.learning_rate, or look at these rows; the weights are those of the step before",
+    )
+
+
+def _share(job: Job, accelerator: Accelerator, rows: Sequence[int]) -> tuple[Batch, int]:
+    """This process's part of a micro-batch on its device, and its weight; a process without rows works for nothing."""
+    own = rows[accelerator.process_index :: accelerator.num_processes]
+    batch = job.task.collate([job.examples[row] for row in own or rows[:1]], job.processor)
+    batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+    return batch, job.task.weight(batch) if own else 0
+
+
+def _units(accelerator: Accelerator, own: int) -> int:
+    """Supervised units of the step in all processes."""
+    if accelerator.num_processes == 1:
+        return max(1, own)
+    return max(1, int(accelerator.reduce(torch.tensor(own, device=accelerator.device), reduction="sum")))

@@ -1,0 +1,45 @@
+"""What a training is given, and what it amounted to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deltatune.core.config import TrainingSettings
+from deltatune.core.task import Example, Task
+from deltatune.engine.attach import Handle
+from deltatune.store.run import RunFolder
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a training works on."""
+
+    handle: Handle
+    task: Task
+    processor: Any
+    examples: Sequence[Example]
+    settings: TrainingSettings
+    evaluate: Callable[[], dict[str, Any]]
+    """Metrics on the validation rows."""
+    save_best: Callable[[], None]
+    """Writes the adapter of the best evaluation so far."""
+    folder: RunFolder
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training amounted to."""
+
+    steps: int
+    seconds: float
+    """Time in the steps themselves, without evaluations and checkpoints."""
+    tokens: int
+    """Real tokens, without padding."""
+    peak_memory_bytes: int
+    best_step: int
+    best_metric: float
+    stopped: str
+    """`done`, or why it ended earlier."""
+    learning_rate: float
+    """Peak rate that was used."""

@@ -1,0 +1,69 @@
+"""Plan: which rows every optimizer step takes. It follows from settings and row lengths alone, so it can start anywhere."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from deltatune.core.config import TrainingSettings
+from deltatune.data.batch import Batches
+
+Step = list[list[int]]
+"""Row indices of the micro-batches of one optimizer step."""
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a training stands."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    epoch: int = 0
+    batch: int = 0
+    """Micro-batches done in this epoch."""
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps of one training; the last step of an epoch may have fewer micro-batches."""
+
+    batches: Batches
+    accumulation: int
+    total: int
+    """Optimizer steps in all."""
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], settings: TrainingSettings, processes: int = 1) -> "Plan":
+        """The plan for rows of these lengths; `max_steps` takes the place of the epochs."""
+        batches = Batches(lengths, settings.per_device_train_batch_size * processes, settings.seed)
+        per_epoch = math.ceil(len(batches) / settings.gradient_accumulation_steps)
+        total = settings.max_steps or max(1, math.ceil(per_epoch * settings.num_train_epochs))
+        return cls(batches, settings.gradient_accumulation_steps, total)
+
+    def steps(self, position: Position) -> Iterator[Step]:
+        """Every step from a position on; the position itself stays, `advance` moves it."""
+        return islice(self._endless(position.epoch, position.batch), max(0, self.total - position.step))
+
+    def advance(self, position: Position, step: Step) -> None:
+        """Moves a position over a step that was done."""
+        position.step += 1
+        position.batch += len(step)
+        position.tokens += sum(self.batches.lengths[row] for batch in step for row in batch)
+        if position.batch == len(self.batches):
+            position.epoch, position.batch = position.epoch + 1, 0
+
+    def fingerprint(self) -> str:
+        """Hash of the lengths of all rows in their order: a resumed training must have the same."""
+        return hashlib.sha256(np.asarray(self.batches.lengths, dtype="<i8").tobytes()).hexdigest()
+
+    def _endless(self, epoch: int, batch: int) -> Iterator[Step]:
+        while True:
+            batches = self.batches.epoch(epoch, batch)
+            while step := list(islice(batches, self.accumulation)):
+                yield step
+            epoch, batch = epoch + 1, 0
