@@ -229,14 +229,16 @@ class Anatomy:
         """Module whose output is the embedded tokens, module that takes the mask, module at whose end they leave."""
         owner = self._stack_owner(self.main_stack)
         backbone = self.model.get_submodule(owner)
+        norms = [name for name, child in backbone.named_children() if is_norm(child)]
+        end = f"{owner}.{norms[-1]}".lstrip(".") if norms else owner  # some backbones reshape behind their last norm
         inner = _embedding_child(backbone, owner)
         if inner is not None:
-            return inner, owner, owner
+            return inner, owner, end
         outer = owner.rpartition(".")[0]
         found = _embedding_child(self.model.get_submodule(outer), outer)
         if found is None:
             raise SettingsError(f"{self.name}: no embeddings found in front of {owner or 'the blocks'}")
-        return found, outer, owner
+        return found, outer, end
 
     def _stack_owner(self, stack: Stack) -> str:
         """The module that runs the blocks of a stack."""

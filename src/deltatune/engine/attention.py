@@ -116,6 +116,8 @@ def _attention(
     if virtual:
         attention_mask = _mask(module, query, real, attention_mask, rest)
         attention_mask = _extended_mask(attention_mask, virtual, seen)
+        if isinstance(rest.get("position_bias"), Tensor):  # T5: virtual keys have no position
+            rest["position_bias"] = F.pad(rest["position_bias"], (virtual, 0))
     return original(module, query, key, value, attention_mask, **rest)
 
 

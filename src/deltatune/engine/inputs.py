@@ -63,7 +63,7 @@ class MaskSocket(Socket):
             return call(*args, **kwargs)
         cache = kwargs.get("past_key_values")
         cached = cache is not None and cache.get_seq_length() > 0
-        self.roster.frame["prompt enters"] = not cached
+        self.roster.frame |= {"prompt enters": not cached, "prompt leaves": 0 if cached else tokens}
         mask = kwargs.get("attention_mask")
         if isinstance(mask, Tensor):
             if mask.dim() != 2:
@@ -75,24 +75,22 @@ class MaskSocket(Socket):
         return call(*args, **kwargs)
 
 
-class ExitSocket(MaskSocket):
+class ExitSocket(Socket):
     """Takes the prompt's rows out again."""
 
     def run(self, module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The output for the real tokens."""
-        cache = kwargs.get("past_key_values")
-        cached = cache is not None and cache.get_seq_length() > 0
         output = call(*args, **kwargs)
-        tokens = self.entry[0].tokens()
-        return output if cached or not tokens else _without_prompt(output, tokens)
+        tokens = self.roster.frame.pop("prompt leaves", 0)
+        return _without_prompt(output, tokens) if tokens else output
 
 
 def plug_input(model: nn.Module, roster: Roster, site: InputSite, name: str, adapter: SiteAdapter) -> None:
     """Puts a prompt in front of a stack's tokens."""
     entry: InputSocket = socket(model.get_submodule(site.path), "input", partial(InputSocket, roster))
     entry.plug(name, adapter)
-    for path, key, make in ((site.exit, "exit", ExitSocket), (site.backbone, "mask", MaskSocket)):
-        socket(model.get_submodule(path), key, partial(make, roster, entry)).plug(name, nn.Identity())
+    socket(model.get_submodule(site.exit), "exit", partial(ExitSocket, roster)).plug(name, nn.Identity())
+    socket(model.get_submodule(site.backbone), "mask", partial(MaskSocket, roster, entry)).plug(name, nn.Identity())
 
 
 def _with_prompt(positions: Tensor, tokens: int, cached: bool) -> Tensor:

@@ -45,9 +45,10 @@ class SublayerSocket(Socket):
         here = self.here()
         if not any(name in here for name in names(node)):
             return output
-        stream = Block(self.roster.frame[self.site.residual], self.roster.frame[self.site.entry], self.norm[0])
         h = first(output)
-        stream.condition = repeated(self.roster.condition, h.shape[self.roster.batch_dim])
+        frame = self.roster.frame  # some models flatten batch and tokens between the taps
+        stream = Block(frame[self.site.residual].view_as(h), frame[self.site.entry].view_as(h), self.norm[0])
+        stream.condition = repeated(self.roster.condition, h.shape[self._dim(h)])
         changed = self._rows(node, h, stream) if isinstance(node, Rows) else self._composed(node, h, stream)
         return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
@@ -55,13 +56,16 @@ class SublayerSocket(Socket):
         return evaluate(node, self.here(), lambda adapter, below: adapter(below, stream), h, weighted)
 
     def _rows(self, node: Rows, h: Tensor, stream: "Block") -> Tensor:
-        dim = self.roster.batch_dim
+        dim = self._dim(h)
         groups = expand_rows(node, h.shape[dim], self.site.path)
 
         def part(child: Any, rows: Tensor) -> Tensor:
             return self._composed(child, h.index_select(dim, rows), stream.rows(rows, dim))
 
         return by_rows(groups, part, h, dim)
+
+    def _dim(self, h: Tensor) -> int:
+        return self.roster.batch_dim if h.dim() > 2 else 0
 
 
 class Block:

@@ -4,6 +4,7 @@ Tensors at the borders of the modules of a block are compared by value: h is the
 tensor r, gives a later one. Works for any block, whatever its modules are called.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,12 +132,13 @@ def _role(event: Event, roles: dict[str, str]) -> Any:
 def _join(events: Sequence[Event], start: int) -> tuple[int, int, int] | None:
     """Indices of (h, r, h + r): h at or behind the projection, r before it, the sum behind h.
 
-    The last such h counts (behind the dropout, behind a layer scale).
+    The last such h counts (behind the dropout, behind a layer scale), unless its module also runs elsewhere.
     """
     best = None
+    runs = Counter(event.path for event in events if event.side == "output")
     behind = [i for i in range(start, len(events)) if events[i].side == "output"]
     for h in behind[:12]:
-        if events[h].tensor.shape[-1] != events[start].tensor.shape[-1]:
+        if events[h].tensor.shape[-1] != events[start].tensor.shape[-1] or runs[events[h].path] > 1:
             continue
         for total in range(h + 1, len(events)):
             residual = _residual(events, start, h, total)
@@ -147,15 +149,17 @@ def _join(events: Sequence[Event], start: int) -> tuple[int, int, int] | None:
 
 
 def _residual(events: Sequence[Event], start: int, h: int, total: int) -> int | None:
-    wanted = events[total].tensor
-    if wanted.shape != events[h].tensor.shape:
+    """Index of an earlier tensor r with h + r = total; some models flatten batch and tokens on the way."""
+    wanted, output = events[total].tensor, events[h].tensor
+    if wanted.numel() != output.numel() or wanted.shape[-1] != output.shape[-1]:
         return None
-    difference = wanted - events[h].tensor
+    difference = wanted - output.view_as(wanted)
     if float(difference.abs().max()) < 1e-6:  # the same tensor passed on, not a sum
         return None
     for i in range(start):
         other = events[i].tensor
-        if other.shape == difference.shape and torch.allclose(other, difference, atol=1e-5, rtol=1e-4):
+        if other.numel() == difference.numel() and other.shape[-1] == difference.shape[-1] and torch.allclose(
+                other.view_as(difference), difference, atol=1e-5, rtol=1e-4):
             return i
     return None
 
@@ -190,4 +194,4 @@ def _entry(events: Sequence[Event], residual: int, h: int, stream: Tap) -> Tap:
 
 
 def _tensor(values: Sequence[Any]) -> Tensor | None:
-    return next((v.detach() for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.dim() >= 2), None)
+    return next((v.detach().contiguous() for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.dim() >= 2), None)

@@ -24,9 +24,10 @@ def alive(owner: str) -> bool:
     if not (number.isdigit() and started.isdigit()):
         return False
     try:
-        return abs(psutil.Process(int(number)).create_time() - int(started)) <= TOLERANCE_S
+        known: float = psutil.Process(int(number)).create_time()
     except psutil.NoSuchProcess:
         return False
+    return abs(known - int(started)) <= TOLERANCE_S
 
 
 @cache

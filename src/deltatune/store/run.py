@@ -70,9 +70,8 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise SettingsError(
-                    f"another training is running in {self.path}", hint="wait for it, stop it, or use another output_dir"
-                ) from None
+                raise SettingsError(f"another training is running in {self.path}",
+                                    hint="wait for it, stop it, or use another output_dir") from None
             yield
 
     def log(self, line: Mapping[str, Any]) -> None:
@@ -153,7 +152,8 @@ def _check_resumable(config: Path, settings: Mapping[str, Any]) -> None:
                      if before.get(key) != now.get(key) and key.split(".")[0] not in FREE_TO_CHANGE)
     if changed:
         shown = ", ".join(f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in changed[:5])
-        raise SettingsError(f"settings changed since the run started: {shown}", hint="put them back, or start a new run")
+        raise SettingsError(f"settings changed since the run started: {shown}",
+                            hint="put them back, or start a new run")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

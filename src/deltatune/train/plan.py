@@ -1,4 +1,7 @@
-"""Plan: which rows every optimizer step takes. It follows from settings and row lengths alone, so it can start anywhere."""
+"""Plan: which rows every optimizer step takes.
+
+It follows from settings and row lengths alone, so a training can start anywhere in it.
+"""
 
 import hashlib
 import math

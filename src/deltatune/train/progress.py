@@ -1,33 +1,30 @@
-"""Progress: a bar on a terminal, a line per log elsewhere."""
+"""Progress: a bar on a terminal, a line per log elsewhere; on stderr."""
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from deltatune.train.plan import Position
 from deltatune.train.stopping import Best
-
-if TYPE_CHECKING:
-    from deltatune.train.loop import State
 
 
 class Progress:
-    """Shows step, loss, metric, tokens per second and time left, on stderr."""
+    """Shows step, loss, metric, tokens per second and time left."""
 
-    def __init__(self, total: int, start: int, *, quiet: bool) -> None:
+    def __init__(self, total: int, start: Position, *, quiet: bool) -> None:
         self.total = total
         self.quiet = quiet
         self.metric = ""
-        self.console = Console(stderr=True)
         self.bar: Bar | None = None
         if not quiet and sys.stderr.isatty():
             columns = (TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
                        TimeRemainingColumn())
-            self.bar = Bar(*columns, console=self.console, transient=True)
-            self.task = self.bar.add_task("train", total=total, completed=start, text="")
+            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task("train", total=total, completed=start.step, text="")
 
     def __enter__(self) -> "Progress":
         if self.bar is not None:
@@ -38,21 +35,26 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
-    def log(self, step: int, line: Mapping[str, Any], state: "State") -> None:
-        """Shows a line of the log."""
-        speed = state.tokens / state.seconds if state.seconds else 0.0
-        text = f"loss {line['loss']:.4f}  {self.metric}  {speed:,.0f} tokens/s"
+    def step(self) -> None:
+        """Shows that one more step is done."""
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, text=text)
+            self.bar.advance(self.task)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Shows a line of the log."""
+        step, tokens, seconds = line["step"], line["tokens"], max(line["seconds"], 1e-9)
+        parts = [f"loss {line['loss']:.4f}", self.metric, f"{tokens / seconds:,.0f} tokens/s"]
+        text = "  ".join(part for part in parts if part)
+        if self.bar is not None:
+            self.bar.update(self.task, text=text)
         elif not self.quiet:
-            left = state.seconds / step * (self.total - step)
-            self._print(f"step {step}/{self.total}  {text}  {left:.0f} s left")
+            self._print(f"step {step}/{self.total}  {text}  {seconds / step * (self.total - step):.0f} s left")
 
     def evaluated(self, metrics: Mapping[str, Any], best: Best) -> None:
         """Shows an evaluation."""
-        mark = "best so far" if best.waited == 0 else f"best {best.value:.4f} at step {best.step}"
         self.metric = f"{best.metric} {metrics[best.metric]:.4f}"
         if not self.quiet:
+            mark = "best so far" if best.waited == 0 else f"best {best.value:.4f} at step {best.step}"
             self._print(f"validation {self.metric} ({mark})")
 
     def _print(self, text: str) -> None:

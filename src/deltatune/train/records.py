@@ -30,8 +30,8 @@ class Records:
     def __init__(self, job: Job, plan: Plan, accelerator: Accelerator) -> None:
         self.job = job
         self.plan = plan
-        self.process = accelerator.process_index
-        self.main = accelerator.is_main_process
+        self.accelerator = accelerator
+        self.main = bool(accelerator.is_main_process)
         self.written: int | None = None
         """Step of the newest checkpoint."""
         self.failures: Counter[str] = Counter()
@@ -64,11 +64,12 @@ class Records:
 
     def resume(self, training: Training) -> None:
         """Goes on from the newest checkpoint that is whole, from the beginning when none was written yet."""
-        newest = self.job.folder.newest_checkpoint()
+        with self.accelerator.main_process_first():  # it deletes the damaged ones
+            newest = self.job.folder.newest_checkpoint()
         if newest is None:
             logger.warning("no checkpoint in %s yet: starting from the beginning", self.job.folder.path)
         else:
-            checkpoint.read(newest, training, self.plan, self.process)
+            checkpoint.read(newest, training, self.plan, self.accelerator.process_index)
             logger.warning("going on from %s", newest)
             self.written = training.position.step
         if self.main:

@@ -51,8 +51,8 @@ class Best:
         return self.patience is not None and self.waited >= self.patience
 
     def keep(self, handle: Handle) -> None:
-        """Copies the adapter's tensors."""
-        self.tensors = {name: tensor.clone() for name, tensor in handle.state_dict().items()}
+        """Copies the adapter's tensors, to the CPU: they shall not count against the memory of the training."""
+        self.tensors = {name: tensor.to("cpu", copy=True) for name, tensor in handle.state_dict().items()}
 
     def restore(self, handle: Handle) -> None:
         """Puts the best tensors back into the adapter."""
