@@ -21,13 +21,13 @@ def match(table: Table, wanted: Mapping[str, Column], given: Mapping[str, str], 
                             hint=did_you_mean(column, table.columns))
     by_lower = {name.lower(): name for name in reversed(table.columns)}
     found = dict(given)
-    for word, column in wanted.items():
+    for word, known_as in wanted.items():
         if word in found:
             continue
-        name = next((by_lower[known] for known in column.words if known in by_lower), None)
+        name = next((by_lower[known] for known in known_as.words if known in by_lower), None)
         if name is not None and name not in found.values():
             found[word] = name
-        elif column.required and (labelled or word != "label"):
+        elif known_as.required and (labelled or word != "label"):
             free = [name for name in table.columns if name not in found.values()]
             raise DataError(f"{table.file} has no column for {word!r} (columns: {', '.join(table.columns)})",
                             hint=f"name it: data: {{columns: {{{word}: {' or '.join(free[:3]) or '...'}}}}}")

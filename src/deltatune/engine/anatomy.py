@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from deltatune.core.errors import SettingsError
+from deltatune.core.errors import SettingsError, did_you_mean
 from deltatune.core.method import Targets
 from deltatune.core.site import AttentionSite, InputSite, LayerSite, ParameterSite, SideSite, SublayerSite
 from deltatune.engine import blocks, roles, targets, trace
@@ -207,7 +207,7 @@ class Anatomy:
             if not matched:
                 names = {path.rpartition(".")[2] for path in modules} | {"head"}
                 raise SettingsError(f"{word!r} names no module with parameters in {self.name}",
-                                    hint=targets.did_you_mean(word, names))
+                                    hint=did_you_mean(word, names))
             chosen |= matched
         return [site for site in sites if site.path in chosen]
 
@@ -253,7 +253,7 @@ class Anatomy:
 
     def describe(self) -> dict[str, Any]:
         """The map as plain values."""
-        count = Counter({role: 0 for role in ()})
+        count: Counter[str] = Counter()
         for site in self.every_parameter:
             count[site.role] += _product(site.shape)
         return {

@@ -34,5 +34,5 @@ def exact_hash(model: nn.Module, base: Collection[str]) -> str:
     for path, parameter in model.named_parameters():
         if path in base:
             digest.update(path.encode())
-            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -55,7 +55,8 @@ class Transposed(Linear):
 
     def read(self, module: nn.Module, name: str) -> Tensor:
         """The stored weight, transposed."""
-        return tensor_of(module, name).mT
+        weight: Tensor = tensor_of(module, name).mT
+        return weight
 
     def stored(self, weight: Tensor, like: Tensor) -> Tensor:
         """The weight, transposed."""
@@ -115,9 +116,11 @@ class Quantised(Linear):
         if hasattr(weight, "quant_state") and weight.quant_state is not None:
             from bitsandbytes.functional import dequantize_4bit  # optional dependency, present when such a layer is
 
-            return dequantize_4bit(weight.data, weight.quant_state)
+            four_bit: Tensor = dequantize_4bit(weight.data, weight.quant_state)
+            return four_bit
         if hasattr(weight, "SCB") and weight.SCB is not None:
-            return weight.data * weight.SCB.unsqueeze(1) / 127
+            eight_bit: Tensor = weight.data * weight.SCB.unsqueeze(1) / 127
+            return eight_bit
         if hasattr(weight, "dequantize"):
             dequantised: Tensor = weight.dequantize()
             return dequantised
@@ -167,7 +170,7 @@ def substituted(module: nn.Module, tensors: dict[str, Tensor | None]) -> nn.Modu
     return view
 
 
-def original_class(module: nn.Module) -> type[nn.Module]:
+def original_class(module: nn.Module) -> Any:
     """The class a module had before an adapter was attached."""
     return getattr(type(module), "deltatune_original", type(module))
 

@@ -29,7 +29,7 @@ def choose_attention(model: Any) -> None:
 def _faster_in_bf16() -> bool:
     """A GPU with bfloat16, or a processor whose products in it take far less time than in float32."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return _seconds(torch.float32) > WORTH * _seconds(torch.bfloat16)
 
 

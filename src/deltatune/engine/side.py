@@ -41,7 +41,8 @@ class SideSocket(Socket):
             return call(*args, **kwargs)
         if len(wanted) > 1:
             raise AdapterError("two side networks cannot act at once", hint="activate one of them")
-        self.roster.frame["hidden"] = hidden = []
+        hidden: list[Tensor] = []
+        self.roster.frame["hidden"] = hidden
         try:
             with torch.no_grad():
                 output = call(*args, **kwargs)

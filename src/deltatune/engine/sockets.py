@@ -221,7 +221,7 @@ def socket(module: nn.Module, key: str, make: Callable[[], Socket], replaces: tu
     `replaces` are names of tensors that the class must read through the parameter socket.
     """
     cls = type(module)
-    known = getattr(cls, "deltatune_replaces", frozenset())
+    known: frozenset[str] = getattr(cls, "deltatune_replaces", frozenset())
     wanted = known | frozenset(replaces)
     if not issubclass(cls, Swapped) or wanted != known:
         module.__class__ = _swapped(original_class(module), wanted)
@@ -242,6 +242,7 @@ def release(module: nn.Module, name: str) -> None:
         return
     assert isinstance(deltas, nn.ModuleDict)
     for key, plugged in list(deltas.items()):
+        assert isinstance(plugged, Socket)
         plugged.unplug(name)
         if not plugged.adapters:
             del deltas[key]
@@ -264,13 +265,13 @@ def _sort(deltas: nn.ModuleDict) -> None:
 
 
 @cache
-def _swapped(cls: type[nn.Module], replaces: frozenset[str]) -> type[nn.Module]:
+def _swapped(cls: Any, replaces: frozenset[str]) -> type[nn.Module]:
     """A subclass of `cls` that runs its sockets; one per class and set of replaced tensors."""
 
     @wraps(cls.forward)  # generation and trainers look at the signature
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         call: Callable[..., Any] = partial(cls.forward, self)
-        for plugged in self.deltas.values():  # type: ignore[operator, union-attr]
+        for plugged in self.deltas.values():  # type: ignore[operator]
             call = partial(plugged.run, self, call)
         return call(*args, **kwargs)
 

@@ -97,7 +97,7 @@ def _matched(
     model: nn.Module, stack: str, index: int, block: str, events: Sequence[Event], layers: Sequence[LayerSite]
 ) -> list[SublayerSite]:
     roles = {layer.path: layer.role for layer in layers}
-    found = []
+    found: list[SublayerSite] = []
     for position, event in enumerate(events):
         role = _role(event, roles)
         if role is None:

@@ -41,7 +41,8 @@ class DoRA(LowRankMethod):
 
     def count(self, sites: Sequence[Any]) -> int:
         """LoRA's count plus one magnitude per output."""
-        return super().count(sites) + sum(site.out_features * max(1, site.copies) for site in sites)
+        magnitudes: int = sum(site.out_features * max(1, site.copies) for site in sites)
+        return super().count(sites) + magnitudes
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> "DoRA | None":
