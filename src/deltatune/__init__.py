@@ -14,8 +14,21 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "deltatune.api": (
-        "Adapter", "Average", "Rows", "Run", "Stack", "active", "attach", "evaluate", "finetune", "inspect", "load", "method",
-        "predict", "prepare", "train_config",
+        "Adapter",
+        "Average",
+        "Rows",
+        "Run",
+        "Stack",
+        "active",
+        "attach",
+        "evaluate",
+        "finetune",
+        "inspect",
+        "load",
+        "method",
+        "predict",
+        "prepare",
+        "train_config",
     ),
     "deltatune.core.errors": ("DeltatuneError",),
     "deltatune.core.registry": ("methods", "task", "tasks"),

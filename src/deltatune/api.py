@@ -33,8 +33,21 @@ from deltatune.store.run import RunFolder
 from deltatune.train.loop import Job, Trained, train
 
 __all__ = [
-    "Adapter", "Average", "Rows", "Run", "Stack", "active", "attach", "evaluate", "finetune", "inspect", "load",
-    "method", "predict", "prepare", "train_config",
+    "Adapter",
+    "Average",
+    "Rows",
+    "Run",
+    "Stack",
+    "active",
+    "attach",
+    "evaluate",
+    "finetune",
+    "inspect",
+    "load",
+    "method",
+    "predict",
+    "prepare",
+    "train_config",
 ]
 
 logger = logging.getLogger("deltatune")
@@ -45,8 +58,14 @@ method = registry.method
 class Adapter(engine.Handle):
     """One adapter on one model: switch it, train it, merge it, save it."""
 
-    def save(self, folder: str | Path, *, base_model: str | None = None, facts: Mapping[str, Any] | None = None,
-             task_type: str | None = None) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        base_model: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+        task_type: str | None = None,
+    ) -> Path:
         """Writes the adapter folder (peft's format where peft has the method), whole or not at all."""
         file = self.export(base_model=base_model, facts=facts, task_type=task_type)
         return folders.write(file, Path(folder))
@@ -77,8 +96,15 @@ def load(model: nn.Module, folder: str | Path, *, name: str | None = None, train
     return Adapter(model, handle.name)
 
 
-def prepare(model: nn.Module, method: Method, *, name: str = "default", seed: int = 0,
-            base_dropout: bool = False, gradient_checkpointing: bool = False) -> nn.Module:
+def prepare(
+    model: nn.Module,
+    method: Method,
+    *,
+    name: str = "default",
+    seed: int = 0,
+    base_dropout: bool = False,
+    gradient_checkpointing: bool = False,
+) -> nn.Module:
     """The model with a new adapter, ready for any loop: base without dropout unless asked for, adapter in training.
 
     A trainer that calls `model.train()` switches the base's dropout on again.
@@ -110,20 +136,35 @@ class Run:
         return self.folder / "adapter"
 
 
-def train_config(path: str | Path, overrides: Mapping[str, str] | None = None, *, resume: bool = False,
-                 quiet: bool = False) -> Run:
+def train_config(
+    path: str | Path, overrides: Mapping[str, str] | None = None, *, resume: bool = False, quiet: bool = False
+) -> Run:
     """Trains what a YAML file describes; `overrides` are dotted keys (`training.learning_rate`) with YAML values."""
     values = override(read_yaml(Path(path)), overrides or {})
     return _run(RunSettings.parse(values, ""), resume=resume, quiet=quiet)
 
 
-def finetune(*, task: str | Mapping[str, Any], model: str, data: Mapping[str, Any],
-             method: Method | str | Mapping[str, Any] = "lora", output_dir: str | Path,
-             training: Mapping[str, Any] | None = None, resume: bool = False, quiet: bool = False) -> Run:
+def finetune(
+    *,
+    task: str | Mapping[str, Any],
+    model: str,
+    data: Mapping[str, Any],
+    method: Method | str | Mapping[str, Any] = "lora",
+    output_dir: str | Path,
+    training: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Run:
     """Trains, evaluates and saves an adapter: the same as `deltatune train`, with the settings as arguments."""
     given = {"type": method.type, **method.model_dump()} if isinstance(method, Method) else method
-    values = {"task": task, "model": model, "data": dict(data), "method": given, "training": dict(training or {}),
-              "output_dir": str(output_dir)}
+    values = {
+        "task": task,
+        "model": model,
+        "data": dict(data),
+        "method": given,
+        "training": dict(training or {}),
+        "output_dir": str(output_dir),
+    }
     return _run(RunSettings.parse(values, ""), resume=resume, quiet=quiet)
 
 
@@ -143,8 +184,15 @@ def evaluate(source: str | Path, data: str, *, model: str | None = None, batch_s
     return {**result, "truncated": task.truncated(examples), "rejected": [_reason(r) for r in rejected]}
 
 
-def predict(source: str | Path, *, texts: Sequence[str] | None = None, rows: Sequence[Row] | None = None,
-            file: str | None = None, model: str | None = None, batch_size: int = 64) -> list[dict[str, Any]]:
+def predict(
+    source: str | Path,
+    *,
+    texts: Sequence[str] | None = None,
+    rows: Sequence[Row] | None = None,
+    file: str | None = None,
+    model: str | None = None,
+    batch_size: int = 64,
+) -> list[dict[str, Any]]:
     """Answers of a run or adapter, one per text or row, in order; a row that cannot be used has an `error`."""
     if sum(given is not None for given in (texts, rows, file)) != 1:
         raise SettingsError("predict takes texts, or rows, or a file")
@@ -182,8 +230,16 @@ def _run(settings: RunSettings, *, resume: bool, quiet: bool) -> Run:
     return _trained(settings, splits, loaded, adapter, folder, resume=resume, quiet=quiet)
 
 
-def _trained(settings: RunSettings, splits: Splits, loaded: Loaded, adapter: Adapter, folder: RunFolder, *,
-             resume: bool, quiet: bool) -> Run:
+def _trained(
+    settings: RunSettings,
+    splits: Splits,
+    loaded: Loaded,
+    adapter: Adapter,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    quiet: bool,
+) -> Run:
     task, processor, network = splits.task, loaded.processor, loaded.model
     size = settings.training.per_device_eval_batch_size
     examples = {name: task.encode(rows, processor) for name, rows in _parts(splits).items()}
@@ -201,13 +257,26 @@ def _trained(settings: RunSettings, splits: Splits, loaded: Loaded, adapter: Ada
         adapter.save(folder.adapter, base_model=name, task_type=task.peft_task, facts=facts)
 
     before = scored("test", interval=True)
-    job = Job(adapter, task, processor, examples["train"], settings.training,
-              lambda: scored("validation", interval=False), save, folder, quiet)
+    job = Job(
+        adapter,
+        task,
+        processor,
+        examples["train"],
+        settings.training,
+        lambda: scored("validation", interval=False),
+        save,
+        folder,
+        quiet,
+    )
     done = train(job, resume=resume)
     results = _results(settings, splits, adapter, done) | {
-        "before": before, "validation": scored("validation", interval=True), "test": scored("test", interval=True)}
-    facts["results"] = {part: {k: v for k, v in results[part].items() if isinstance(v, float)}
-                        for part in ("validation", "test")}
+        "before": before,
+        "validation": scored("validation", interval=True),
+        "test": scored("test", interval=True),
+    }
+    facts["results"] = {
+        part: {k: v for k, v in results[part].items() if isinstance(v, float)} for part in ("validation", "test")
+    }
     save()
     results["adapter_bytes"] = folders.size(folder.adapter)
     results["truncated"] = {name: task.truncated(found) for name, found in examples.items()}
@@ -234,9 +303,14 @@ def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trai
         "data_sha256": splits.fingerprint,
         "metric": task.metric,
         "train": {
-            "steps": done.steps, "seconds": round(done.seconds, 2), "tokens": done.tokens,
-            "peak_memory_bytes": done.peak_memory_bytes, "best_step": done.best_step, "stopped": done.stopped,
-            "learning_rate": done.learning_rate, "seed": settings.training.seed,
+            "steps": done.steps,
+            "seconds": round(done.seconds, 2),
+            "tokens": done.tokens,
+            "peak_memory_bytes": done.peak_memory_bytes,
+            "best_step": done.best_step,
+            "stopped": done.stopped,
+            "learning_rate": done.learning_rate,
+            "seed": settings.training.seed,
         },
         "baseline": {"name": baseline, **metrics},
     }
@@ -301,4 +375,3 @@ def _columns(source: str | Path) -> dict[str, str]:
 
 def _reason(row: Rejected) -> str:
     return f"{row.file}:{row.line}: {row.reason}"
-

@@ -11,7 +11,7 @@ from deltatune.engine.attach import Handle, attach
 from models import inputs, tiny
 
 FAMILIES = ("bert", "albert", "xlnet", "gpt2", "llama", "t5", "vit", "whisper")
-"""Encoder, shared block, memory model with raw projections, Conv1D, grouped-query decoder, encoder-decoder, vision, speech."""
+"""Encoder, shared block, raw projections, Conv1D, grouped queries, encoder-decoder, vision, speech."""
 
 
 def fits(method: Method, family: str) -> bool:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import deltatune
-from contract.cases import FAMILIES, attached, cases, disturb, distance, fits, forward, model_of, outputs
+from contract.cases import FAMILIES, attached, cases, distance, disturb, fits, forward, model_of, outputs
 from deltatune.core import registry
 from deltatune.engine.attach import attach
 from models import inputs
@@ -23,7 +23,10 @@ def test_a_saved_adapter_loads_to_the_bit_with_the_same_settings(name, family, t
     assert torch.equal(outputs(fresh), outputs(model))
     assert again.method == adapter.method
     assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == [
-        "README.md", "adapter_config.json", "adapter_model.safetensors"]
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -48,8 +51,10 @@ def test_generation_is_the_same_with_and_without_a_cache(name, family):
     disturb(handle, size=0.3)
     given = {k: v[:2, :5] for k, v in inputs(model).items() if k != "decoder_input_ids"}
     for beams in (1, 3):
-        texts = [model.generate(**given, max_new_tokens=5, num_beams=beams, use_cache=cache, do_sample=False)
-                 for cache in (True, False)]
+        texts = [
+            model.generate(**given, max_new_tokens=5, num_beams=beams, use_cache=cache, do_sample=False)
+            for cache in (True, False)
+        ]
         assert torch.equal(texts[0], texts[1])
 
 
@@ -90,7 +95,9 @@ def test_gradients_are_those_of_finite_differences(name):
     assert torch.autograd.gradcheck(loss, free)
 
 
-@pytest.mark.parametrize("adapter", ["train", "double", "half", "layers", "model", "self", "q-proj", "a_b", "weight", "0"])
+@pytest.mark.parametrize(
+    "adapter", ["train", "double", "half", "layers", "model", "self", "q-proj", "a_b", "weight", "0"]
+)
 def test_names_that_collide_with_attributes_and_paths_work(adapter, tmp_path):
     model = model_of("llama")
     first = deltatune.attach(model, deltatune.LoRA(r=2), name="default")
@@ -106,7 +113,9 @@ def test_names_that_collide_with_attributes_and_paths_work(adapter, tmp_path):
     assert torch.equal(outputs(fresh), expected)
 
 
-@pytest.mark.parametrize("adapter", ["", ".", "..", "../up", "a/b", "a.b", "A", "-a", "a-", "a b", "é", "x" * 65, "a\n", "con\0"])
+@pytest.mark.parametrize(
+    "adapter", ["", ".", "..", "../up", "a/b", "a.b", "A", "-a", "a-", "a b", "é", "x" * 65, "a\n", "con\0"]
+)
 def test_other_names_are_refused(adapter):
     model = model_of("bert")
     with pytest.raises(deltatune.DeltatuneError, match="not allowed"):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from contract.cases import attached, cases, disturb, distance, forward, model_of, outputs
+from contract.cases import attached, cases, distance, disturb, forward, model_of, outputs
 from deltatune.core import registry
 from deltatune.core.errors import AdapterError
 from deltatune.engine.attach import attach
@@ -65,8 +65,13 @@ def test_every_trained_tensor_gets_a_gradient_within_two_steps(name, family):
 
 def unreachable(name, family):
     """Tensors of a base that no output of these small inputs depends on."""
-    words = {"xlnet": ("mask_emb", "r_s_bias", "seg_embed"), "vit": ("mask_token", "pooler"), "albert": ("pooler",),
-             "bert": ("pooler", "token_type"), "t5": ("relative_attention_bias",)}
+    words = {
+        "xlnet": ("mask_emb", "r_s_bias", "seg_embed"),
+        "vit": ("mask_token", "pooler"),
+        "albert": ("pooler",),
+        "bert": ("pooler", "token_type"),
+        "t5": ("relative_attention_bias",),
+    }
     return any(word in name for word in words.get(family, ()))
 
 

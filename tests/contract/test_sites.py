@@ -148,8 +148,26 @@ class Bottleneck(SublayerAdapter):
         return h + torch.relu(h @ self.down.mT) @ self.up.mT * size
 
 
-SUBLAYER_FAMILIES = ("bert", "roberta", "albert", "distilbert", "electra", "deberta-v2", "modernbert", "gpt2", "opt",
-                     "llama", "mistral", "qwen3", "t5", "bart", "vit", "dinov2", "whisper", "wav2vec2")
+SUBLAYER_FAMILIES = (
+    "bert",
+    "roberta",
+    "albert",
+    "distilbert",
+    "electra",
+    "deberta-v2",
+    "modernbert",
+    "gpt2",
+    "opt",
+    "llama",
+    "mistral",
+    "qwen3",
+    "t5",
+    "bart",
+    "vit",
+    "dinov2",
+    "whisper",
+    "wav2vec2",
+)
 
 
 @pytest.mark.parametrize("family", SUBLAYER_FAMILIES)
@@ -171,8 +189,7 @@ def test_a_sublayer_adapter_of_bert_equals_the_closed_form():
     handle = attach(model, Conditioned(where=("mlp",)))
     site = handle.attached.sites[0]
     block = model.get_submodule("bert.encoder.layer.0")
-    assert (site.path, site.norm) == (
-        "bert.encoder.layer.0.output.dropout", "bert.encoder.layer.0.output.LayerNorm")
+    assert (site.path, site.norm) == ("bert.encoder.layer.0.output.dropout", "bert.encoder.layer.0.output.LayerNorm")
     x = torch.randn(2, 5, 32)
     h = block.output.dense(block.intermediate(x))
     adapter = handle.attached.placed.sites[site.path]
@@ -366,8 +383,10 @@ def test_a_prompt_of_real_tokens_equals_feeding_these_tokens():
     plain = PlainPrompt(model.get_input_embeddings()(words).detach())
     handle.load_tensors({"model.embed_tokens.embeddings": plain.embeddings.detach()})
     batch = inputs(model)
-    longer = {"input_ids": torch.cat([words.expand(ROWS, -1), batch["input_ids"]], 1),
-              "attention_mask": torch.cat([torch.ones(ROWS, 4, dtype=torch.long), batch["attention_mask"]], 1)}
+    longer = {
+        "input_ids": torch.cat([words.expand(ROWS, -1), batch["input_ids"]], 1),
+        "attention_mask": torch.cat([torch.ones(ROWS, 4, dtype=torch.long), batch["attention_mask"]], 1),
+    }
     with_prompt = outputs(model, batch)
     with handle.disabled():
         expected = outputs(model, longer)[:, 4:]
@@ -397,8 +416,10 @@ def test_generation_with_a_prompt_and_a_cache_equals_generation_without(beams):
     attach(model, Prompt())
     given = {k: v[:2] for k, v in inputs(model).items()}
     given = {k: v[:, :5] for k, v in given.items()}
-    texts = [model.generate(**given, max_new_tokens=6, num_beams=beams, use_cache=cache, do_sample=False)
-             for cache in (True, False)]
+    texts = [
+        model.generate(**given, max_new_tokens=6, num_beams=beams, use_cache=cache, do_sample=False)
+        for cache in (True, False)
+    ]
     assert torch.equal(texts[0], texts[1])
 
 

@@ -9,12 +9,19 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 import deltatune
-from contract.cases import disturb, distance, model_of, outputs
+from contract.cases import distance, disturb, model_of, outputs
 
 FAMILIES = ("bert", "roberta", "llama", "t5", "gpt2", "vit", "whisper", "distilbert", "qwen3")
 HEADS = {"bert": "SEQ_CLS", "roberta": "SEQ_CLS", "distilbert": "SEQ_CLS"}
-TARGETS = {"llama": ["q_proj", "down_proj"], "t5": ["q", "wo"], "gpt2": ["c_attn", "c_fc"], "vit": ["q_proj", "fc2"],
-           "whisper": ["q_proj", "fc1"], "distilbert": ["q_lin", "lin2"], "qwen3": ["q_proj", "up_proj"]}
+TARGETS = {
+    "llama": ["q_proj", "down_proj"],
+    "t5": ["q", "wo"],
+    "gpt2": ["c_attn", "c_fc"],
+    "vit": ["q_proj", "fc2"],
+    "whisper": ["q_proj", "fc1"],
+    "distilbert": ["q_lin", "lin2"],
+    "qwen3": ["q_proj", "up_proj"],
+}
 
 
 def targets(family):
@@ -39,8 +46,15 @@ def test_peft_loads_what_we_save(method, family, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_we_load_what_peft_saves(use_dora, family, tmp_path):
     model = model_of(family)
-    config = LoraConfig(r=4, lora_alpha=10, target_modules=targets(family), use_dora=use_dora, use_rslora=True,
-                        task_type=HEADS.get(family), fan_in_fan_out=family == "gpt2")
+    config = LoraConfig(
+        r=4,
+        lora_alpha=10,
+        target_modules=targets(family),
+        use_dora=use_dora,
+        use_rslora=True,
+        task_type=HEADS.get(family),
+        fan_in_fan_out=family == "gpt2",
+    )
     theirs = get_peft_model(copy.deepcopy(model), config).eval()
     noise(theirs)
     theirs.save_pretrained(str(tmp_path / "theirs"))

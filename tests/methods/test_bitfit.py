@@ -9,10 +9,13 @@ from contract.cases import disturb, model_of
 from deltatune.engine.anatomy import Anatomy
 
 
-@pytest.mark.parametrize(("config", "count"), [
-    (BertConfig(), 102_912),
-    (BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096), 272_384),
-])
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        (BertConfig(), 102_912),
+        (BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096), 272_384),
+    ],
+)
 def test_it_trains_the_number_of_biases_of_the_paper(config, count):
     with torch.device("meta"):
         anatomy = Anatomy.of(BertModel(config))

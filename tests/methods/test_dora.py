@@ -44,7 +44,7 @@ def test_the_factored_norm_equals_the_dense_norm(shape):
     torch.manual_seed(0)
     weight = torch.randn(shape, dtype=torch.float64)
     stacked = len(shape) == 3
-    a = torch.randn(*(shape[:1] if stacked else ()), 3, *shape[(2 if stacked else 1):], dtype=torch.float64)
+    a = torch.randn(*(shape[:1] if stacked else ()), 3, *shape[(2 if stacked else 1) :], dtype=torch.float64)
     b = torch.randn(*shape[: (2 if stacked else 1)], 3, dtype=torch.float64)
     dense = weight + 0.7 * low_rank.matrix(b, a, weight.shape)
     expected = (dense if stacked else dense.flatten(1)).norm(dim=-1)

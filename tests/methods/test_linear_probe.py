@@ -7,8 +7,9 @@ from contract.cases import forward, model_of
 from models import inputs
 
 
-@pytest.mark.parametrize(("family", "count"), [("bert", 3 * 32 + 3), ("distilbert", 32 * 32 + 32 + 3 * 32 + 3),
-                                               ("vit", 3 * 32 + 3)])
+@pytest.mark.parametrize(
+    ("family", "count"), [("bert", 3 * 32 + 3), ("distilbert", 32 * 32 + 32 + 3 * 32 + 3), ("vit", 3 * 32 + 3)]
+)
 def test_only_the_head_trains(family, count):
     assert deltatune.attach(model_of(family), deltatune.LinearProbe()).trainable_parameters == count
 

@@ -53,18 +53,23 @@ def test_dropout_acts_in_training_only():
 
 def test_ranks_and_alphas_follow_their_patterns():
     model = nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9))
-    settings = deltatune.LoRA(r=4, lora_alpha=8, target_modules=("0", "1"), rank_pattern={"1": 2}, alpha_pattern={"0": 6})
+    settings = deltatune.LoRA(
+        r=4, lora_alpha=8, target_modules=("0", "1"), rank_pattern={"1": 2}, alpha_pattern={"0": 6}
+    )
     adapter = deltatune.attach(model, settings)
     first, second = adapter.attached.placed.modules()
     assert (first.lora_A.shape[0], second.lora_A.shape[0]) == (4, 2)
     assert (first.scale, second.scale) == (6 / 4, 8 / 2)
 
 
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"r": 10}, r"rank r=10 is not allowed for LoRA \(1..9 for 0\); try r=8"),
-    ({"rank_pattern": {"nothing": 2}}, "pattern 'nothing' matches no targeted layer"),
-    ({"layers_to_transform": (3,)}, "layers_to_transform=.3. leaves no targeted layer"),
-])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"r": 10}, r"rank r=10 is not allowed for LoRA \(1..9 for 0\); try r=8"),
+        ({"rank_pattern": {"nothing": 2}}, "pattern 'nothing' matches no targeted layer"),
+        ({"layers_to_transform": (3,)}, "layers_to_transform=.3. leaves no targeted layer"),
+    ],
+)
 def test_settings_without_a_place_are_errors(fields, message):
     with pytest.raises(SettingsError, match=message):
         deltatune.attach(nn.Sequential(nn.Linear(9, 9)), deltatune.LoRA(target_modules="0", **fields))

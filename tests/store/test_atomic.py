@@ -94,43 +94,43 @@ def test_a_senseless_manifest_is_a_problem_and_no_crash(tmp_path, manifest):
     assert atomic.problem(folder) is not None
 
 
-def calls(counter: list[str], function, name: str, fail_at: int):
+def failing(counter: list[str], function, fail_at: int):
+    """The function, with an error of the disk at the given count of all watched calls."""
+
     def call(*args, **kwargs):
-        counter.append(name)
+        counter.append(function.__name__)
         if len(counter) == fail_at:
-            raise OSError(errno.EIO, name)
+            raise OSError(errno.EIO, function.__name__)
         return function(*args, **kwargs)
+
     return call
 
 
-@pytest.mark.parametrize("replacing", [False, True])
-def test_any_failing_system_call_leaves_the_old_state_or_the_new(tmp_path, replacing, monkeypatch):
-    """fsync and rename fail in turn, until a save comes through."""
-    for fail_at in range(1, 50):
+def attempt(final: Path, fail_at: int) -> tuple[list[str], bool]:
+    """A save in which one system call fails: the calls it made, and whether it said so."""
+    counter: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fsync", "rename", "replace"):
+            patch.setattr(os, name, failing(counter, getattr(os, name), fail_at))
+        try:
+            write(final, "new")
+        except OSError:
+            return counter, True
+    return counter, False
+
+
+@pytest.mark.parametrize(("before", "calls"), [(None, 8), ("old", 9)])
+def test_any_failing_system_call_leaves_the_old_folder_or_the_new(tmp_path, before, calls):
+    for fail_at in range(1, calls + 2):
         final = tmp_path / str(fail_at) / "x"
-        final.parent.mkdir()
-        if replacing:
-            write(final, "old")
-        counter: list[str] = []
-        with monkeypatch.context() as patch:
-            for owner, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (os, "mkdir")):
-                patch.setattr(owner, name, calls(counter, getattr(owner, name), name, fail_at))
-            try:
-                write(final, "new")
-            except OSError:
-                pass
-        renamed = len(counter) >= fail_at and counter[fail_at - 1] == "fsync" and final.exists()
+        if before:
+            write(final, before)
+        counter, failed = attempt(final, fail_at)
+        assert failed == (fail_at <= calls), counter
         assert not hidden(final.parent)
-        if final.exists():
-            assert atomic.problem(final) is None
-            assert content(final) in ("old", "new")
-        assert final.exists() or not replacing
-        if len(counter) < fail_at:
-            assert content(final) == "new"
-            assert fail_at > 7, counter  # two files, manifest, folder, rename, parent
-            return
-        assert renamed or content(final) == "old" if replacing else True
-    raise AssertionError("never came through")
+        found = content(final) if final.exists() else None
+        assert found == (before if fail_at < calls else "new"), counter  # the last call makes the rename durable
+        assert found is None or atomic.problem(final) is None
 
 
 def test_everything_is_synced_before_it_is_renamed(tmp_path, monkeypatch):

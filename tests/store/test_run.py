@@ -8,8 +8,12 @@ import yaml
 from deltatune.core.errors import SettingsError
 from deltatune.store.run import RunFolder
 
-SETTINGS = {"task": {"type": "toy"}, "training": {"learning_rate": 1e-05, "seed": 1, "labels": ["a", "b"]},
-            "data": {"columns": {}, "train": "a.csv"}, "output_dir": "one"}
+SETTINGS = {
+    "task": {"type": "toy"},
+    "training": {"learning_rate": 1e-05, "seed": 1, "labels": ["a", "b"]},
+    "data": {"columns": {}, "train": "a.csv"},
+    "output_dir": "one",
+}
 
 
 @pytest.fixture
@@ -30,10 +34,13 @@ def test_a_new_run_writes_its_settings_and_its_environment(folder):
     assert environment["packages"]["torch"] and environment["threads"] >= 1 and environment["device"]
 
 
-@pytest.mark.parametrize(("finished", "message"), [
-    (False, "holds an unfinished run; go on with --resume, or choose another output_dir"),
-    (True, "holds a finished run; choose another output_dir"),
-])
+@pytest.mark.parametrize(
+    ("finished", "message"),
+    [
+        (False, "holds an unfinished run; go on with --resume, or choose another output_dir"),
+        (True, "holds a finished run; choose another output_dir"),
+    ],
+)
 def test_a_folder_with_another_run_is_refused_and_untouched(folder, finished, message):
     if finished:
         folder.write_results({"test": {}})

@@ -18,8 +18,11 @@ from deltatune.store import state
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 NESTED = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner)
-    | st.dictionaries(st.text() | st.integers(), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text() | st.integers(), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -46,11 +49,14 @@ def test_any_nesting_of_plain_values_comes_back(tmp_path_factory, value):
     assert same(round_trip(tmp_path_factory.mktemp("state"), value), value)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8,
-                                   torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
+)
 def test_tensors_come_back_to_the_bit(tmp_path, dtype):
     tensor = (torch.randn(4, 5) * 3).to(dtype)
-    found = round_trip(tmp_path, {"view": tensor.t(), "same": [tensor, tensor], "scalar": tensor[0, 0], "none": tensor[:0]})
+    found = round_trip(
+        tmp_path, {"view": tensor.t(), "same": [tensor, tensor], "scalar": tensor[0, 0], "none": tensor[:0]}
+    )
     assert torch.equal(found["view"], tensor.t()) and found["view"].dtype == dtype
     assert torch.equal(found["same"][1], tensor)
     assert found["scalar"].shape == () and found["none"].shape == (0, 5)

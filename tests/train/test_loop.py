@@ -34,10 +34,18 @@ def test_only_the_adapter_changes(tmp_path):
 @pytest.mark.parametrize(("batch", "accumulation"), [(4, 4), (2, 8), (1, 16), (5, 4)])
 def test_accumulated_micro_batches_are_one_large_batch(tmp_path, batch, accumulation):
     plain = deltatune.LoRA(r=2, target_modules=["first", "second"])
-    large = job(tmp_path / "large", rows=16, method=plain, per_device_train_batch_size=16, num_train_epochs=4,
-                logging_steps=1)
-    small = job(tmp_path / "small", rows=16, method=plain, per_device_train_batch_size=batch,
-                gradient_accumulation_steps=accumulation, num_train_epochs=4, logging_steps=1)
+    large = job(
+        tmp_path / "large", rows=16, method=plain, per_device_train_batch_size=16, num_train_epochs=4, logging_steps=1
+    )
+    small = job(
+        tmp_path / "small",
+        rows=16,
+        method=plain,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=4,
+        logging_steps=1,
+    )
     train(large), train(small)
     for a, b in zip(lines(tmp_path / "large"), lines(tmp_path / "small"), strict=True):
         if "loss" in a:

@@ -136,5 +136,9 @@ def test_other_rows_are_refused(tmp_path):
 
 def test_old_checkpoints_go(tmp_path):
     train(job(tmp_path, max_steps=6, eval_steps=1, save_total_limit=3))
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5", "checkpoint-6"]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-4",
+        "checkpoint-5",
+        "checkpoint-6",
+    ]
     assert not list(tmp_path.glob(".trash*"))

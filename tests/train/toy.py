@@ -82,17 +82,37 @@ def handle(method: Any = None) -> Handle:
     return deltatune.attach(Net(), method)
 
 
-def job(folder: Path, *, rows: int = ROWS, evaluate: Callable[[Handle], dict[str, Any]] | None = None,
-        method: Any = None, **settings: Any) -> Job:
+def job(
+    folder: Path,
+    *,
+    rows: int = ROWS,
+    evaluate: Callable[[Handle], dict[str, Any]] | None = None,
+    method: Any = None,
+    **settings: Any,
+) -> Job:
     """A job on the toy; every evaluation is a loss and an accuracy on all rows."""
     attached, data = handle(method), examples(rows)
-    given = {"per_device_train_batch_size": 4, "learning_rate": 0.02, "logging_steps": 3, "seed": 5,
-             "early_stopping_patience": None, **settings}
+    given = {
+        "per_device_train_batch_size": 4,
+        "learning_rate": 0.02,
+        "logging_steps": 3,
+        "seed": 5,
+        "early_stopping_patience": None,
+        **settings,
+    }
     run = RunFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return Job(attached, Toy(), None, data, TrainingSettings(**given),
-               lambda: (evaluate or (lambda h: measured(h, data)))(attached),
-               lambda: attached.save(run.adapter), run, quiet=True)
+    return Job(
+        attached,
+        Toy(),
+        None,
+        data,
+        TrainingSettings(**given),
+        lambda: (evaluate or (lambda h: measured(h, data)))(attached),
+        lambda: attached.save(run.adapter),
+        run,
+        quiet=True,
+    )
 
 
 def measured(attached: Handle, data: list[dict[str, Any]]) -> dict[str, float]:

@@ -24,8 +24,17 @@ def run(
         return
     numbers = [(name, f"{value:.4f}") for name, value in result.items() if isinstance(value, float)]
     low, high = result["interval"]
-    show.table(f"{source} on {data}", ("metric", "value"), [
-        *numbers, ("95 % interval of the main metric", f"{low:.4f} to {high:.4f}"), ("rows", str(result["rows"])),
-        ("truncated", str(result["truncated"])), ("rejected", str(len(result["rejected"])))], right=(1,))
+    show.table(
+        f"{source} on {data}",
+        ("metric", "value"),
+        [
+            *numbers,
+            ("95 % interval of the main metric", f"{low:.4f} to {high:.4f}"),
+            ("rows", str(result["rows"])),
+            ("truncated", str(result["truncated"])),
+            ("rejected", str(len(result["rejected"]))),
+        ],
+        right=(1,),
+    )
     for reason in result["rejected"][:5]:
         typer.echo(f"rejected: {reason}", err=True)

@@ -18,8 +18,10 @@ def run(
     if json:
         show.as_json(found)
         return
-    typer.echo(f"{found['model']}: {found['parameters']:,} parameters "
-               f"({', '.join(f'{role} {count:,}' for role, count in found['by_role'].items())})")
+    typer.echo(
+        f"{found['model']}: {found['parameters']:,} parameters "
+        f"({', '.join(f'{role} {count:,}' for role, count in found['by_role'].items())})"
+    )
     for stack in found["stacks"]:
         _table(f"{stack['name']}: {stack['blocks']} blocks at {stack['path']}", stack["layers"])
     _table("outside the blocks", found["outside"])
@@ -27,8 +29,16 @@ def run(
 
 
 def _table(title: str, layers: list[dict[str, Any]]) -> None:
-    rows = [(row["role"] + (f" (packs {', '.join(row['packed'])})" if row["packed"] else ""), row["path"], row["kind"],
-             (f"{row['copies']} x " if row["copies"] else "") + " x ".join(map(str, row["shape"])),
-             f"{row['parameters']:,}", str(row["blocks"])) for row in layers]
+    rows = [
+        (
+            row["role"] + (f" (packs {', '.join(row['packed'])})" if row["packed"] else ""),
+            row["path"],
+            row["kind"],
+            (f"{row['copies']} x " if row["copies"] else "") + " x ".join(map(str, row["shape"])),
+            f"{row['parameters']:,}",
+            str(row["blocks"]),
+        )
+        for row in layers
+    ]
     if rows:
         show.table(title, ("role", "path", "kind", "out x in", "parameters", "times"), rows, right=(3, 4, 5))

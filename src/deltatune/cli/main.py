@@ -26,12 +26,19 @@ class Notices(logging.Handler):
 
 def build() -> typer.Typer:
     """The application with every command of this folder."""
-    app = typer.Typer(name="deltatune", add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False,
-                      help="Adapt any pretrained model by training under 1 % of it.", rich_markup_mode="markdown")
+    app = typer.Typer(
+        name="deltatune",
+        add_completion=True,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help="Adapt any pretrained model by training under 1 % of it.",
+        rich_markup_mode="markdown",
+    )
 
     @app.callback()
-    def root(version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False
-             ) -> None:
+    def root(
+        version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+    ) -> None:
         if version:
             typer.echo(deltatune.__version__)
             raise typer.Exit

@@ -16,21 +16,32 @@ def run(json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = 
     if json:
         show.as_json(listed)
         return
-    rows = [(m["type"], m["title"], _can(m["capabilities"]), m["peft_type"] or "-", f"{m['learning_rate']:g}", m["paper"])
-            for m in listed]
+    rows = [
+        (m["type"], m["title"], _can(m["capabilities"]), m["peft_type"] or "-", f"{m['learning_rate']:g}", m["paper"])
+        for m in listed
+    ]
     show.table("Methods", ("type", "technique", "can", "peft format", "learning rate", "paper"), rows, right=(4,))
 
 
 def _described(cls: Any) -> dict[str, Any]:
-    return {"type": cls.type, "title": cls.title, "paper": cls.paper, "peft_type": cls.peft_type,
-            "learning_rate": cls.learning_rate, "capabilities": asdict(cls.can), "settings": settings(cls)}
+    return {
+        "type": cls.type,
+        "title": cls.title,
+        "paper": cls.paper,
+        "peft_type": cls.peft_type,
+        "learning_rate": cls.learning_rate,
+        "capabilities": asdict(cls.can),
+        "settings": settings(cls),
+    }
 
 
 def settings(cls: Any) -> list[dict[str, Any]]:
     """Name, default and meaning of every setting."""
     described = cls.model_json_schema()["properties"]
-    return [{"name": name, "default": described[name].get("default"), "help": field.description}
-            for name, field in cls.model_fields.items()]
+    return [
+        {"name": name, "default": described[name].get("default"), "help": field.description}
+        for name, field in cls.model_fields.items()
+    ]
 
 
 def _can(capabilities: dict[str, Any]) -> str:

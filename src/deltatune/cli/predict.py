@@ -13,7 +13,7 @@ from deltatune.core.errors import SettingsError
 def run(
     source: Annotated[Path, typer.Argument(help="Run folder or adapter folder.")],
     text: Annotated[list[str] | None, typer.Option("--text", help="A text; may be given several times.")] = None,
-    input: Annotated[str | None, typer.Option("--input", help="File with rows.")] = None,  # noqa: A002
+    input: Annotated[str | None, typer.Option("--input", help="File with rows.")] = None,
     output: Annotated[Path | None, typer.Option("--output", help="Write JSON lines here.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Base model, if not the recorded one.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,

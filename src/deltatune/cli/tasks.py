@@ -16,12 +16,22 @@ def run(json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = 
     if json:
         show.as_json(listed)
         return
-    rows = [(t["type"], t["title"], ", ".join(c["names"][0] + ("" if c["required"] else " (optional)")
-                                              for c in t["capabilities"]["columns"])) for t in listed]
+    rows = [
+        (
+            t["type"],
+            t["title"],
+            ", ".join(c["names"][0] + ("" if c["required"] else " (optional)") for c in t["capabilities"]["columns"]),
+        )
+        for t in listed
+    ]
     show.table("Tasks", ("task", "what is learned", "columns"), rows)
 
 
 def _described(cls: Any) -> dict[str, Any]:
     columns = [{"names": list(column.words), "required": column.required} for column in cls.columns.values()]
-    return {"type": cls.type, "title": cls.title, "capabilities": {"columns": columns, "key": list(cls.key)},
-            "settings": settings(cls)}
+    return {
+        "type": cls.type,
+        "title": cls.title,
+        "capabilities": {"columns": columns, "key": list(cls.key)},
+        "settings": settings(cls),
+    }

@@ -48,7 +48,8 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
     share = results["trainable_parameters"] / results["total_parameters"]
     baseline = results["baseline"]
     show.table(
-        f"{results['method']} on {results['base_model']}", ("", ""),
+        f"{results['method']} on {results['base_model']}",
+        ("", ""),
         [
             (f"test {metric} (95 % interval)", show.measured(results["test"], metric)),
             ("before training", show.measured(results["before"], metric)),

@@ -7,8 +7,9 @@ from deltatune.core.task import Column
 from deltatune.data.read import Table
 
 
-def match(table: Table, wanted: Mapping[str, Column], given: Mapping[str, str], labelled: bool = True
-          ) -> dict[str, str]:
+def match(
+    table: Table, wanted: Mapping[str, Column], given: Mapping[str, str], labelled: bool = True
+) -> dict[str, str]:
     """Task's word -> column name; raises `DataError` with the line of settings that would help.
 
     Without `labelled`, the label may be missing (rows to predict).
@@ -17,8 +18,9 @@ def match(table: Table, wanted: Mapping[str, Column], given: Mapping[str, str], 
         if word not in wanted:
             raise DataError(f"data.columns.{word}: the task has no such word", hint=did_you_mean(word, wanted))
         if column not in table.columns:
-            raise DataError(f"{table.file} has no column {column!r} (data.columns.{word})",
-                            hint=did_you_mean(column, table.columns))
+            raise DataError(
+                f"{table.file} has no column {column!r} (data.columns.{word})", hint=did_you_mean(column, table.columns)
+            )
     by_lower = {name.lower(): name for name in reversed(table.columns)}
     found = dict(given)
     for word, known_as in wanted.items():
@@ -29,6 +31,8 @@ def match(table: Table, wanted: Mapping[str, Column], given: Mapping[str, str], 
             found[word] = name
         elif known_as.required and (labelled or word != "label"):
             free = [name for name in table.columns if name not in found.values()]
-            raise DataError(f"{table.file} has no column for {word!r} (columns: {', '.join(table.columns)})",
-                            hint=f"name it: data: {{columns: {{{word}: {' or '.join(free[:3]) or '...'}}}}}")
+            raise DataError(
+                f"{table.file} has no column for {word!r} (columns: {', '.join(table.columns)})",
+                hint=f"name it: data: {{columns: {{{word}: {' or '.join(free[:3]) or '...'}}}}}",
+            )
     return found

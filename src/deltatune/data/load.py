@@ -51,15 +51,18 @@ def load(data: DataSettings, task: Task, folder: Path) -> Splits:
 
 
 def rows_of(table: Table, task: Task, columns: Mapping[str, str], *, labelled: bool) -> list[Placed | Rejected]:
-    """Every row of a table for a task that is fitted already, good or rejected; unlike training rows they may repeat."""
+    """Every row of a table for a fitted task, good or rejected; unlike training rows they may repeat."""
     names = match(table, task.columns, columns, labelled)
     found: list[Placed | Rejected] = []
     for record in table.records:
         row = {word: record.values.get(name) for word, name in names.items() if labelled or word != task.label}
         wrong = record.problem or task.check(row)
         good = wrong is None
-        found.append(Placed(record.file, record.line, row) if good
-                     else Rejected(record.file, record.line, str(wrong), record.values))
+        found.append(
+            Placed(record.file, record.line, row)
+            if good
+            else Rejected(record.file, record.line, str(wrong), record.values)
+        )
     return found
 
 
@@ -72,8 +75,11 @@ def _checked(source: str, data: DataSettings, task: Task, folder: Path) -> Check
 
 def _made(data: DataSettings, task: Task, checked: Mapping[str, Checked]) -> dict[str, list[Placed]]:
     """Splits cut from the training rows where no file is given."""
-    cut = {name: share for name, share in (("validation", data.validation_fraction), ("test", data.test_fraction))
-           if name not in checked}
+    cut = {
+        name: share
+        for name, share in (("validation", data.validation_fraction), ("test", data.test_fraction))
+        if name not in checked
+    }
     if not cut:
         return {}
     rows = checked["train"].kept
@@ -82,8 +88,10 @@ def _made(data: DataSettings, task: Task, checked: Mapping[str, Checked]) -> dic
     made = dict(zip(("train", *cut), parts, strict=True))
     empty = [name for name, part in made.items() if not part]
     if empty:
-        raise DataError(f"{len(rows)} rows are too few to split off {', '.join(empty)}",
-                        hint="add rows, or give files for validation and test")
+        raise DataError(
+            f"{len(rows)} rows are too few to split off {', '.join(empty)}",
+            hint="add rows, or give files for validation and test",
+        )
     return made
 
 

@@ -49,7 +49,9 @@ def read(source: str, folder: Path) -> Table:
     if reader is None:
         return _from_datasets(source, path)
     if not path.is_file():
-        near = [str(other) for other in path.parent.glob("*") if other.suffix in READERS] if path.parent.is_dir() else []
+        near = (
+            [str(other) for other in path.parent.glob("*") if other.suffix in READERS] if path.parent.is_dir() else []
+        )
         raise DataError(f"{path}: no such file", hint=did_you_mean(str(path), near) if near else None)
     table = reader(path)
     if not table.records:

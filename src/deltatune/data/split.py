@@ -29,7 +29,7 @@ def split(items: Sequence[T], strata: Sequence[Any], shares: Sequence[float], se
         start = 0
         for number, share in enumerate(shares):
             exact = share * len(indices) + owed[number]
-            size = min(int(round(exact)), len(indices) - start)
+            size = min(round(exact), len(indices) - start)
             owed[number] = exact - size
             parts[number + 1] += indices[start : start + size].tolist()
             start += size

@@ -42,7 +42,7 @@ class Anatomy:
         """Linear maps named by role, glob or path; raises `SettingsError` when a word names nothing."""
         return targets.resolve(self.every_layer, targets_, exclude, self.name)
 
-    def parameters(self, roles: Sequence[str] = (), targets: Targets = None) -> Sequence[ParameterSite]:  # noqa: A002
+    def parameters(self, roles: Sequence[str] = (), targets: Targets = None) -> Sequence[ParameterSite]:
         """Tensors of these roles inside these modules, tied ones once."""
         found = [site for site in self.every_parameter if not roles or site.role in roles]
         return found if targets is None else self._inside(found, targets)
@@ -72,16 +72,30 @@ class Anatomy:
         first = next(module.parameters())
         stack = self.main_stack
         width = roles.width_of(self.model.get_submodule(stack.blocks[0]))
-        return [InputSite(path=path, backbone=backbone, exit=exit_, stack=stack.name, width=width,
-                          dtype=first.dtype, device=first.device)]
+        return [
+            InputSite(
+                path=path,
+                backbone=backbone,
+                exit=exit_,
+                stack=stack.name,
+                width=width,
+                dtype=first.dtype,
+                device=first.device,
+            )
+        ]
 
     def side(self) -> SideSite:
         """The main stack, for a side network."""
         stack = self.main_stack
         first = next(self.model.get_submodule(stack.blocks[0]).parameters())
-        return SideSite(path=self._stack_owner(stack), blocks=stack.blocks, stack=stack.name,
-                        width=roles.width_of(self.model.get_submodule(stack.blocks[0])),
-                        dtype=first.dtype, device=first.device)
+        return SideSite(
+            path=self._stack_owner(stack),
+            blocks=stack.blocks,
+            stack=stack.name,
+            width=roles.width_of(self.model.get_submodule(stack.blocks[0])),
+            dtype=first.dtype,
+            device=first.device,
+        )
 
     # -- what the map holds
 
@@ -104,7 +118,7 @@ class Anatomy:
                     role, packed = known[matrix.path]
                     found[matrix.path] = self._site(matrix, role, packed, stack.name, index)
         for path, module in self.model.named_modules():
-            if path not in found and not path.rpartition(".")[2] == "deltas":
+            if path not in found and path.rpartition(".")[2] != "deltas":
                 site = self._outside(path, module)
                 if site is not None:
                     found[path] = site
@@ -116,10 +130,16 @@ class Anatomy:
         found = []
         for path, parameter in self.model.named_parameters():
             owner = self.model.get_submodule(path.rpartition(".")[0])
-            found.append(ParameterSite(
-                path=path, role=self._parameter_role(path, owner), shape=tuple(parameter.shape),
-                tied=tuple(other for other in self._paths[id(parameter)] if other != path),
-                dtype=parameter.dtype, device=parameter.device))
+            found.append(
+                ParameterSite(
+                    path=path,
+                    role=self._parameter_role(path, owner),
+                    shape=tuple(parameter.shape),
+                    tied=tuple(other for other in self._paths[id(parameter)] if other != path),
+                    dtype=parameter.dtype,
+                    device=parameter.device,
+                )
+            )
         return found
 
     @cached_property
@@ -145,8 +165,9 @@ class Anatomy:
             paths.setdefault(id(parameter), []).append(path)
         return paths
 
-    def _site(self, matrix: roles.Matrix, role: str, packed: tuple[str, ...], stack: str, index: int | None
-              ) -> LayerSite:
+    def _site(
+        self, matrix: roles.Matrix, role: str, packed: tuple[str, ...], stack: str, index: int | None
+    ) -> LayerSite:
         module_path = matrix.parent if matrix.kind == "tensor" else matrix.path
         module = self.model.get_submodule(module_path)
         tensor_name = matrix.last if matrix.kind == "tensor" else "weight"
@@ -156,11 +177,22 @@ class Anatomy:
         kinds = {type(module).__name__, type(weight).__name__}
         kind: Any = matrix.kind
         return LayerSite(
-            path=matrix.path, role=role, stack=stack, block=index, kind=kind, in_features=matrix.in_features,
-            out_features=matrix.out_features, copies=matrix.copies, transposed=matrix.transposed, packed=packed,
+            path=matrix.path,
+            role=role,
+            stack=stack,
+            block=index,
+            kind=kind,
+            in_features=matrix.in_features,
+            out_features=matrix.out_features,
+            copies=matrix.copies,
+            transposed=matrix.transposed,
+            packed=packed,
             has_bias=matrix.kind != "tensor" and module._parameters.get("bias") is not None,
             tied=tuple(other for other in self._paths[id(weight)] if other != full),
-            quantised=not kinds.isdisjoint(QUANTISED), dtype=weight.dtype, device=weight.device)
+            quantised=not kinds.isdisjoint(QUANTISED),
+            dtype=weight.dtype,
+            device=weight.device,
+        )
 
     def _outside(self, path: str, module: nn.Module) -> LayerSite | None:
         """A linear map that stands in no block, or a convolution or embedding anywhere."""
@@ -169,16 +201,22 @@ class Anatomy:
         role = "head" if self._in_head(path) else "other"
         if isinstance(module, nn.Linear):
             return self._site(
-                roles.Matrix(path, "linear", module.in_features, module.out_features), role, (), stack, index)
+                roles.Matrix(path, "linear", module.in_features, module.out_features), role, (), stack, index
+            )
         if isinstance(module, nn.Embedding):
             role = "embeddings" if index is None and role == "other" else role
             return self._site(
-                roles.Matrix(path, "embedding", module.num_embeddings, module.embedding_dim), role, (), stack, index)
+                roles.Matrix(path, "embedding", module.num_embeddings, module.embedding_dim), role, (), stack, index
+            )
         if isinstance(module, nn.Conv1d | nn.Conv2d) and "weight" in module._parameters:
             role = "embeddings" if index is None and role == "other" else role
             plain = self._site(
-                roles.Matrix(path, "conv", module.in_channels // module.groups, module.out_channels), role, (), stack,
-                index)
+                roles.Matrix(path, "conv", module.in_channels // module.groups, module.out_channels),
+                role,
+                (),
+                stack,
+                index,
+            )
             fields = {name: getattr(plain, name) for name in LayerSite.__dataclass_fields__}
             return LayerSite(**{**fields, "kernel": tuple(module.kernel_size), "groups": module.groups})
         return None
@@ -206,15 +244,17 @@ class Anatomy:
             matched |= {site.path for site in sites if targets.names_path(word, site.path)}
             if not matched:
                 names = {path.rpartition(".")[2] for path in modules} | {"head"}
-                raise SettingsError(f"{word!r} names no module with parameters in {self.name}",
-                                    hint=did_you_mean(word, names))
+                raise SettingsError(
+                    f"{word!r} names no module with parameters in {self.name}", hint=did_you_mean(word, names)
+                )
             chosen |= matched
         return [site for site in sites if site.path in chosen]
 
     def _attentions(self) -> Iterator[AttentionSite]:
         projections: dict[str, LayerSite] = {
             f"{layer.path.rpartition('.')[0]}:{part}": layer
-            for layer in self.every_layer if "attention." in layer.role
+            for layer in self.every_layer
+            if "attention." in layer.role
             for part in (layer.packed or (layer.role.rpartition(".")[2],))
         }
         for stack in self.stacks:
@@ -274,15 +314,26 @@ class Anatomy:
                 key = (inside, layer.role, layer.in_features, layer.out_features, layer.kind)
                 rows.setdefault(key, []).append(layer)
         pattern = f"{stack.lists[0]}.{{i}}" if len(stack.lists) == 1 else f"{len(stack.lists)} lists of blocks"
-        return {"name": stack.name, "path": pattern, "blocks": len(stack.blocks),
-                "layers": [_row(found[0], key[0], len(found)) for key, found in rows.items()]}
+        return {
+            "name": stack.name,
+            "path": pattern,
+            "blocks": len(stack.blocks),
+            "layers": [_row(found[0], key[0], len(found)) for key, found in rows.items()],
+        }
 
 
 def _row(layer: LayerSite, path: str, count: int) -> dict[str, Any]:
     values = layer.in_features * layer.out_features * max(1, layer.copies) * _product(layer.kernel)
-    return {"path": path, "role": layer.role, "kind": layer.kind, "shape": [layer.out_features, layer.in_features],
-            "packed": list(layer.packed), "copies": layer.copies, "blocks": count,
-            "parameters": values + (layer.out_features if layer.has_bias else 0)}
+    return {
+        "path": path,
+        "role": layer.role,
+        "kind": layer.kind,
+        "shape": [layer.out_features, layer.in_features],
+        "packed": list(layer.packed),
+        "copies": layer.copies,
+        "blocks": count,
+        "parameters": values + (layer.out_features if layer.has_bias else 0),
+    }
 
 
 def _product(sizes: Sequence[int]) -> int:
@@ -336,8 +387,17 @@ def _attention_site(path: str, module: Any, query: LayerSite, key: LayerSite, st
 
 
 def _made(path: str, key: LayerSite, stack: str, index: int, heads: int, kv: int, width: int) -> AttentionSite:
-    return AttentionSite(path=path, role="cross" if key.role.startswith("cross") else "self", stack=stack, block=index,
-                         heads=heads, key_value_heads=kv, head_width=width, dtype=key.dtype, device=key.device)
+    return AttentionSite(
+        path=path,
+        role="cross" if key.role.startswith("cross") else "self",
+        stack=stack,
+        block=index,
+        heads=heads,
+        key_value_heads=kv,
+        head_width=width,
+        dtype=key.dtype,
+        device=key.device,
+    )
 
 
 def _embedding_child(module: nn.Module, path: str) -> str | None:

@@ -28,9 +28,7 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?")
 """What an adapter may be called: it becomes a folder, a module key and part of a URL."""
 
 
-def attach(
-    model: nn.Module, method: Method, *, name: str = "default", seed: int = 0
-) -> "Handle":
+def attach(model: nn.Module, method: Method, *, name: str = "default", seed: int = 0) -> "Handle":
     """Attaches a new adapter, freezes the base and makes the adapter the active one.
 
     Raises `AdapterError` for a bad or taken name, `SettingsError` when the method has no place in this model.
@@ -123,7 +121,7 @@ class Handle:
 
     @property
     def attached(self) -> Attached:
-        """This adapter's entry in the roster."""
+        """The entry in the roster."""
         return self.roster.require(self.name)
 
     @property
@@ -230,8 +228,9 @@ class Handle:
         del own["steps"]
         copy_strictly(rest, own)
 
-    def export(self, *, base_model: str | None = None, task_type: Any = None, facts: Mapping[str, Any] | None = None
-               ) -> AdapterFile:
+    def export(
+        self, *, base_model: str | None = None, task_type: Any = None, facts: Mapping[str, Any] | None = None
+    ) -> AdapterFile:
         """The adapter as it is saved: folded, without what only training needs."""
         attached = self.attached
         return AdapterFile(
@@ -339,7 +338,9 @@ def attach_file(model: nn.Module, file: AdapterFile, translate: Translate, *, na
                 raise AdapterError(
                     f"adapter {file.name!r} was trained on another base (fingerprint {file.fingerprint[:12]}, "
                     f"this model has {own[:12]})",
-                    hint=f"load it on {file.base_model}" if file.base_model else "load it on the model it was trained on",
+                    hint=f"load it on {file.base_model}"
+                    if file.base_model
+                    else "load it on the model it was trained on",
                 )
         attached = handle.attached
         handle.load_tensors(translate(file.tensors, attached.method, attached.sites, tuple(attached.saved)))
@@ -372,7 +373,11 @@ def copy_strictly(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) ->
     _refuse("does not belong to this adapter", sorted(source.keys() - target.keys()))
     _refuse(
         "has another shape",
-        [f"{n} {list(t.shape)} instead of {list(target[n].shape)}" for n, t in source.items() if t.shape != target[n].shape],
+        [
+            f"{n} {list(t.shape)} instead of {list(target[n].shape)}"
+            for n, t in source.items()
+            if t.shape != target[n].shape
+        ],
     )
     _refuse("has values that are not finite", [n for n, t in source.items() if not bool(torch.isfinite(t).all())])
     with torch.no_grad():
@@ -393,4 +398,3 @@ def _replug(model: nn.Module, roster: Roster, attached: Attached, path: str, fol
     sites[path] = folded
     attached.placed = Placed(sites, attached.placed.shared)
     plug(model, roster, site, attached.name, folded)
-

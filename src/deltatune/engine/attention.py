@@ -103,7 +103,13 @@ def _register(model: Any, roster: Roster) -> None:
 
 
 def _attention(
-    before: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
+    before: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **rest: Any,
 ) -> Any:
     """The model's own attention over virtual and real keys; the mask lets every query see the virtual ones."""
     original = _original(before, module)

@@ -30,8 +30,11 @@ class Stack:
 def stacks(model: nn.Module) -> list[Stack]:
     """The stacks of a model, in the order of its modules; empty when nothing repeats."""
     found = [path for path, module in model.named_modules() if _is_stack(module)]
-    inner = [path for path in found if not any(other.startswith(f"{path}." if path else "") and other != path
-                                               for other in found)]
+    inner = [
+        path
+        for path in found
+        if not any(other.startswith(f"{path}." if path else "") and other != path for other in found)
+    ]
     groups: dict[str, list[str]] = {}
     for path in inner:
         groups.setdefault(re.sub(r"\d+", "{i}", path), []).append(path)
@@ -61,7 +64,8 @@ def _is_block(module: nn.Module) -> bool:
     inside = list(module.modules())
     matrices = sum(isinstance(m, LINEAR) for m in inside) + sum(
         parameter.dim() >= 3 or name == "in_proj_weight"
-        for m in inside if not isinstance(m, nn.modules.conv._ConvNd)
+        for m in inside
+        if not isinstance(m, nn.modules.conv._ConvNd)
         for name, parameter in m.named_parameters(recurse=False)
     )
     return matrices >= 2 and any(is_norm(m) for m in inside)

@@ -139,8 +139,9 @@ def weighted(pairs: Sequence[tuple[Tensor, float]]) -> Tensor:
     return total
 
 
-def by_rows(groups: Sequence[tuple[Node, list[int]]], part: Callable[[Node, Tensor], Tensor], like: Tensor, dim: int
-            ) -> Tensor:
+def by_rows(
+    groups: Sequence[tuple[Node, list[int]]], part: Callable[[Node, Tensor], Tensor], like: Tensor, dim: int
+) -> Tensor:
     """The groups' results put back into the order of the batch: `part(node, rows)` gives one group's."""
     indices = [torch.tensor(rows, device=like.device) for _, rows in groups]
     parts = [part(node, rows) for (node, _), rows in zip(groups, indices, strict=True)]

@@ -82,7 +82,8 @@ class Convolution(Linear):
 
     def expand(self, h: Tensor, weight: Tensor) -> Tensor:
         """A 1x1 convolution."""
-        return torch.tensordot(h, weight, dims=([1], [1])).movedim(-1, 1)
+        expanded: Tensor = torch.tensordot(h, weight, dims=([1], [1])).movedim(-1, 1)
+        return expanded
 
 
 class Stacked(Linear):
@@ -164,7 +165,7 @@ def substituted(module: nn.Module, tensors: dict[str, Tensor | None]) -> nn.Modu
     >>> substituted(layer, {"weight": torch.tensor([[1., 2.]])})(torch.tensor([3., 4.]))
     tensor([11.])
     """
-    view = object.__new__(original_class(module))
+    view: nn.Module = object.__new__(original_class(module))
     vars(view).update(vars(module))
     vars(view)["_parameters"] = {**module._parameters, **tensors}
     return view

@@ -19,7 +19,7 @@ def base_dtype(bf16: bool | Literal["auto"]) -> torch.dtype:
 
 
 def choose_attention(model: Any) -> None:
-    """Plain products for attention on a CPU: the fused kernel is slower there in training, at the lengths we train at."""
+    """Plain products for attention on a CPU, where the fused kernel is slower in training at common lengths."""
     fused = getattr(getattr(model, "config", None), "_attn_implementation", None) == "sdpa"
     if fused and not torch.cuda.is_available():
         model.set_attn_implementation("eager")
@@ -42,4 +42,3 @@ def _seconds(dtype: torch.dtype) -> float:
         F.linear(x, weight)
         times.append(time.perf_counter() - start)
     return min(times)
-

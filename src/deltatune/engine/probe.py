@@ -38,6 +38,7 @@ def probe_inputs(model: nn.Module) -> dict[str, Tensor]:
     else:
         raise AdapterError(f"do not know what small inputs for {type(model).__name__} look like (it reads {name!r})")
     if getattr(config, "is_encoder_decoder", False) and any("decoder" in n for n, _ in model.named_children()) | (
-            hasattr(model, "get_decoder")):
+        hasattr(model, "get_decoder")
+    ):
         found["decoder_input_ids"] = tokens(config.get_text_config().vocab_size)
     return found

@@ -68,7 +68,11 @@ def width_of(block: nn.Module) -> int:
     """D: the most frequent size of a block's norms; the larger of two (norms of single heads are smaller)."""
     sizes = [p.shape[0] for m in block.modules() if is_norm(m) for p in m.parameters(recurse=False) if p.dim() == 1]
     first = next((m for m in block.modules() if isinstance(m, nn.Linear)), None)
-    return max(sizes, key=lambda size: (sizes.count(size), size)) if sizes else (first.in_features if first is not None else 0)
+    return (
+        max(sizes, key=lambda size: (sizes.count(size), size))
+        if sizes
+        else (first.in_features if first is not None else 0)
+    )
 
 
 def _raw(name: str, module: nn.Module, width: int) -> list[Matrix]:
@@ -108,9 +112,11 @@ def roles(block: nn.Module, prefix: str) -> dict[str, tuple[str, tuple[str, ...]
         result |= _attention(inside, kind, width)
     rest = [m for m in found if m.path not in result]
     mixers = {name for name, m in block.named_modules(prefix=prefix) if _is_mixer(m)}
-    return result | _feed_forward([m for m in rest if m.parent not in mixers], width) | {
-        m.path: ("other", ()) for m in rest if m.parent in mixers
-    }
+    return (
+        result
+        | _feed_forward([m for m in rest if m.parent not in mixers], width)
+        | {m.path: ("other", ()) for m in rest if m.parent in mixers}
+    )
 
 
 def _is_mixer(module: nn.Module) -> bool:
@@ -125,7 +131,8 @@ def _containers(found: Sequence[Matrix], prefix: str, width: int) -> list[str]:
     containers: list[str] = []
     for matrix in found:
         if _part(matrix.last) not in ("query", "fused", "value") or any(
-                matrix.path.startswith(f"{known}.") for known in containers):
+            matrix.path.startswith(f"{known}.") for known in containers
+        ):
             continue
         place = matrix.parent
         while place != prefix and not any(_is_output(m, place, width) for m in found):
@@ -156,8 +163,11 @@ def _attention(inside: Sequence[Matrix], kind: str, width: int) -> dict[str, tup
     for matrix in inside:
         part = _part(matrix.last)
         if part == "fused":
-            packed = ("key", "value") if matrix.out_features == 2 * width and kind == "cross_attention" else (
-                "query", "key", "value")
+            packed = (
+                ("key", "value")
+                if matrix.out_features == 2 * width and kind == "cross_attention"
+                else ("query", "key", "value")
+            )
             result[matrix.path] = (f"{kind}.{packed[0]}", packed)
         elif part == "position":
             result[matrix.path] = ("other", ())

@@ -17,7 +17,6 @@ from deltatune.engine.anatomy import Anatomy
 from deltatune.engine.compose import Average, Node, Rows, Stack, names
 
 
-
 @dataclass(eq=False)
 class Attached:
     """One adapter on one model: its settings, the modules it was given, and how far its training is."""

@@ -255,7 +255,20 @@ class Swapped:
     """Marks the classes made here."""
 
 
-ORDER = ("parameter", "layer", "sublayer", "attention", "tap", "input", "exit", "mask", "block", "checkpoint", "side", "loss")
+ORDER = (
+    "parameter",
+    "layer",
+    "sublayer",
+    "attention",
+    "tap",
+    "input",
+    "exit",
+    "mask",
+    "block",
+    "checkpoint",
+    "side",
+    "loss",
+)
 """From the inside out."""
 
 

@@ -50,8 +50,9 @@ def _chosen(layers: Sequence[LayerSite], targets: Targets, setting: str, model: 
 
 def _test(word: str) -> Callable[[LayerSite], bool]:
     if word == ALL_LINEAR:
-        return lambda layer: layer.block is not None and layer.role != "router" and layer.kind in (
-            "linear", "conv1d", "tensor")
+        return lambda layer: (
+            layer.block is not None and layer.role != "router" and layer.kind in ("linear", "conv1d", "tensor")
+        )
     return lambda layer: has_role(layer, word) or names_path(word, layer.path)
 
 

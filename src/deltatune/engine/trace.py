@@ -65,7 +65,10 @@ def _events(model: nn.Module, block: str) -> list[Event]:
         return hook
 
     for path, inner in module.named_modules(prefix=block):
-        handles += [inner.register_forward_pre_hook(enter(path), with_kwargs=True), inner.register_forward_hook(leave(path))]
+        handles += [
+            inner.register_forward_pre_hook(enter(path), with_kwargs=True),
+            inner.register_forward_hook(leave(path)),
+        ]
     try:
         with _quiet(model), torch.no_grad():
             model(**probe_inputs(model))
@@ -110,9 +113,17 @@ def _matched(
         weight = next(model.get_submodule(block).parameters())
         stream = Tap(path=events[residual].path, side=events[residual].side)
         site = SublayerSite(
-            path=events[h].path, role=role, stack=stack, block=index, width=events[h].tensor.shape[-1],
-            residual=stream, entry=stream if norm else _entry(events, residual, h, stream),
-            norm=norm, dtype=weight.dtype, device=weight.device)
+            path=events[h].path,
+            role=role,
+            stack=stack,
+            block=index,
+            width=events[h].tensor.shape[-1],
+            residual=stream,
+            entry=stream if norm else _entry(events, residual, h, stream),
+            norm=norm,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
         if site.path not in {other.path for other in found}:
             found.append(site)
     return found
@@ -158,8 +169,11 @@ def _residual(events: Sequence[Event], start: int, h: int, total: int) -> int | 
         return None
     for i in range(start):
         other = events[i].tensor
-        if other.numel() == difference.numel() and other.shape[-1] == difference.shape[-1] and torch.allclose(
-                other.view_as(difference), difference, atol=1e-5, rtol=1e-4):
+        if (
+            other.numel() == difference.numel()
+            and other.shape[-1] == difference.shape[-1]
+            and torch.allclose(other.view_as(difference), difference, atol=1e-5, rtol=1e-4)
+        ):
             return i
     return None
 
@@ -187,11 +201,17 @@ def _norm(model: nn.Module, events: Sequence[Event], total: int) -> str | None:
 def _entry(events: Sequence[Event], residual: int, h: int, stream: Tap) -> Tap:
     """What a pre-norm sublayer reads: the output of the norm that read the stream."""
     for event in events[residual:h]:
-        if event.side == "input" and "norm" in event.path.rpartition(".")[2].lower() and torch.equal(
-                event.tensor, events[residual].tensor):
+        if (
+            event.side == "input"
+            and "norm" in event.path.rpartition(".")[2].lower()
+            and torch.equal(event.tensor, events[residual].tensor)
+        ):
             return Tap(path=event.path, side="output")
     return stream
 
 
 def _tensor(values: Sequence[Any]) -> Tensor | None:
-    return next((v.detach().contiguous() for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.dim() >= 2), None)
+    return next(
+        (v.detach().contiguous() for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.dim() >= 2),
+        None,
+    )

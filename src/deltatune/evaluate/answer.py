@@ -34,7 +34,8 @@ def answers(
     return found, losses / units if units else None
 
 
-def on_rows(model: nn.Module, task: Task, processor: Any, rows: Sequence[Row], batch_size: int = 64
-            ) -> list[dict[str, Any]]:
+def on_rows(
+    model: nn.Module, task: Task, processor: Any, rows: Sequence[Row], batch_size: int = 64
+) -> list[dict[str, Any]]:
     """Answers for rows that are not encoded yet."""
     return answers(model, task, processor, task.encode(rows, processor), batch_size)[0]

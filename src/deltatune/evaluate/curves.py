@@ -43,6 +43,12 @@ def _metric(axes: Any, lines: list[dict[str, Any]], metric: str, best: Any) -> N
     axes.plot(*zip(*points, strict=True), color="tab:green", marker="o")
     step, value = best(points, key=lambda point: point[1])
     axes.axvline(step, color="0.8", lw=1, zorder=0)
-    axes.annotate(f"kept: {value:.4f} at step {step}", (step, value), textcoords="offset points", xytext=(0, 8),
-                  ha="center", fontsize=9)
+    axes.annotate(
+        f"kept: {value:.4f} at step {step}",
+        (step, value),
+        textcoords="offset points",
+        xytext=(0, 8),
+        ha="center",
+        fontsize=9,
+    )
     axes.margins(0.15)

@@ -18,8 +18,14 @@ PROPORTIONS = ("accuracy", "subset_accuracy")
 
 
 def score(
-    model: nn.Module, task: Task, processor: Any, rows: Sequence[Row], examples: Sequence[Example],
-    batch_size: int = 64, *, interval: bool = True,
+    model: nn.Module,
+    task: Task,
+    processor: Any,
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    batch_size: int = 64,
+    *,
+    interval: bool = True,
 ) -> dict[str, Any]:
     """Metrics of the model on rows, `rows` (their number), `loss`, and `interval` of the main metric."""
     found, loss = answers(model, task, processor, examples, batch_size)

@@ -33,9 +33,7 @@ class DoRA(LowRankMethod):
     can: ClassVar[Can] = Can(merge=True, identity=1e-5)
     learning_rate: ClassVar[float] = 5e-4
 
-    def build(
-        self, site: LayerSite, origin: Callable[[], Tensor], shared: None, rng: torch.Generator
-    ) -> "DoRAAdapter":
+    def build(self, site: LayerSite, origin: Callable[[], Tensor], shared: None, rng: torch.Generator) -> "DoRAAdapter":
         """A, B and the magnitudes of one layer."""
         return DoRAAdapter(site, self.rank(site), self.scale(site), self.lora_dropout, rng, origin())
 

@@ -30,9 +30,7 @@ class LoRA(LowRankMethod):
     can: ClassVar[Can] = Can(merge=True)
     learning_rate: ClassVar[float] = 5e-4
 
-    def build(
-        self, site: LayerSite, origin: Callable[[], Tensor], shared: None, rng: torch.Generator
-    ) -> "LoRAAdapter":
+    def build(self, site: LayerSite, origin: Callable[[], Tensor], shared: None, rng: torch.Generator) -> "LoRAAdapter":
         """A and B for one layer."""
         return LoRAAdapter(site, self.rank(site), self.scale(site), self.lora_dropout, rng)
 

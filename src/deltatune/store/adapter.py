@@ -58,8 +58,9 @@ def read(folder: Path) -> AdapterFile:
     )
 
 
-def tensors_at(tensors: Mapping[str, Tensor], method: Method, sites: Sequence[Site], saved: Sequence[str]
-               ) -> dict[str, Tensor]:
+def tensors_at(
+    tensors: Mapping[str, Tensor], method: Method, sites: Sequence[Site], saved: Sequence[str]
+) -> dict[str, Tensor]:
     """The tensors of a file under the names of `AdapterFile.tensors`, for the sites the method found in a model."""
     return peft_keys.file_to_ours(tensors, method, sites, saved)
 

@@ -9,20 +9,34 @@ from deltatune.core.method import AdapterFile
 
 def card(file: AdapterFile, config: str) -> str:
     """README.md of an adapter folder, with the front matter that hubs read."""
-    front: dict[str, Any] = {"library_name": "peft" if file.method.peft_type else "deltatune",
-                             "tags": ["deltatune", file.method.type]}
+    front: dict[str, Any] = {
+        "library_name": "peft" if file.method.peft_type else "deltatune",
+        "tags": ["deltatune", file.method.type],
+    }
     if file.base_model:
         front["base_model"] = file.base_model
     count = sum(tensor.numel() for tensor in file.tensors.values())
     lines = [
-        "---", yaml.safe_dump(front, sort_keys=True).strip(), "---", "",
-        f"# {file.name}: {file.method.title} adapter", "",
+        "---",
+        yaml.safe_dump(front, sort_keys=True).strip(),
+        "---",
+        "",
+        f"# {file.name}: {file.method.title} adapter",
+        "",
         f"- Base model: `{file.base_model or 'not recorded'}` (fingerprint `{file.fingerprint[:16]}`)",
         f"- Method: {file.method.title} ({file.method.paper})",
-        f"- Stored values: {count:,}", *_facts(file), "",
-        "```python", "import deltatune",
-        f'adapter = deltatune.load(model, "path/to/this/folder", name="{file.name}")', "```", "",
-        "```json", config.strip(), "```", "",
+        f"- Stored values: {count:,}",
+        *_facts(file),
+        "",
+        "```python",
+        "import deltatune",
+        f'adapter = deltatune.load(model, "path/to/this/folder", name="{file.name}")',
+        "```",
+        "",
+        "```json",
+        config.strip(),
+        "```",
+        "",
     ]
     return "\n".join(lines)
 

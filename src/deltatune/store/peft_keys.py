@@ -53,8 +53,10 @@ def file_to_ours(
     found |= {f"shared.{key.removeprefix(SHARED)}": rest.pop(key) for key in list(rest) if key.startswith(SHARED)}
     if rest:
         more = f" (and {len(rest) - 1} more)" if len(rest) > 1 else ""
-        raise AdapterError(f"adapter tensor {min(rest)} belongs to no layer of this model{more}",
-                           hint="the adapter was made for another base, or for other target modules")
+        raise AdapterError(
+            f"adapter tensor {min(rest)} belongs to no layer of this model{more}",
+            hint="the adapter was made for another base, or for other target modules",
+        )
     return found
 
 

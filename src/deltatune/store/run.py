@@ -1,6 +1,6 @@
 """The run folder: everything one training wrote, and nothing of another.
 
-    config.yaml  environment.json  metrics.jsonl  rejected.jsonl  checkpoint-N/  adapter/  results.json
+config.yaml  environment.json  metrics.jsonl  rejected.jsonl  checkpoint-N/  adapter/  results.json
 """
 
 import fcntl
@@ -70,8 +70,10 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise SettingsError(f"another training is running in {self.path}",
-                                    hint="wait for it, stop it, or use another output_dir") from None
+                raise SettingsError(
+                    f"another training is running in {self.path}",
+                    hint="wait for it, stop it, or use another output_dir",
+                ) from None
             yield
 
     def log(self, line: Mapping[str, Any]) -> None:
@@ -148,12 +150,16 @@ def _check_resumable(config: Path, settings: Mapping[str, Any]) -> None:
     if not config.is_file():
         raise SettingsError(f"nothing to resume in {config.parent}", hint="start without --resume")
     before, now = _flat(read_yaml(config)), _flat(settings)
-    changed = sorted(key for key in before.keys() | now.keys()
-                     if before.get(key) != now.get(key) and key.split(".")[0] not in FREE_TO_CHANGE)
+    changed = sorted(
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and key.split(".")[0] not in FREE_TO_CHANGE
+    )
     if changed:
         shown = ", ".join(f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in changed[:5])
-        raise SettingsError(f"settings changed since the run started: {shown}",
-                            hint="put them back, or start a new run")
+        raise SettingsError(
+            f"settings changed since the run started: {shown}", hint="put them back, or start a new run"
+        )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

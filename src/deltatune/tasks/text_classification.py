@@ -1,9 +1,9 @@
 """Text classification: one class of two or many, several labels at once, or a number per text.
 
-    row        {text, text_pair?, label}
-    model      any `transformers` sequence classifier; its head is new when the checkpoint has none
-    loss       cross entropy, binary cross entropy per label, or squared error
-    metrics    accuracy, macro F1, Matthews, confusion; micro F1, subset accuracy; Pearson, Spearman, R2
+row        {text, text_pair?, label}
+model      any `transformers` sequence classifier; its head is new when the checkpoint has none
+loss       cross entropy, binary cross entropy per label, or squared error
+metrics    accuracy, macro F1, Matthews, confusion; micro F1, subset accuracy; Pearson, Spearman, R2
 """
 
 import logging
@@ -39,7 +39,9 @@ class TextClassification(Task):
     type: ClassVar[str] = "text-classification"
     title: ClassVar[str] = "Text classification and regression"
     columns: ClassVar[Mapping[str, Column]] = {
-        "text": Column(("text", "sentence", "sentence1", "review", "content", "tweet", "comment", "question", "premise")),
+        "text": Column(
+            ("text", "sentence", "sentence1", "review", "content", "tweet", "comment", "question", "premise")
+        ),
         "text_pair": Column(("text_pair", "sentence2", "hypothesis"), required=False),
         "label": Column(("label", "labels", "class", "category", "target", "sentiment")),
     }
@@ -99,7 +101,9 @@ class TextClassification(Task):
         found = {name for value in values for name in _names(value)}
         labels = self.labels or tuple(sorted(found, key=_natural))
         if len(labels) < 2:
-            raise DataError(f"only one class in the training rows ({', '.join(labels)})", hint="two are needed to learn")
+            raise DataError(
+                f"only one class in the training rows ({', '.join(labels)})", hint="two are needed to learn"
+            )
         if len(labels) > MOST_CLASSES or (len(rows) > 20 and len(found) > len(rows) / 2):
             raise DataError(
                 f"{len(found)} different labels in {len(rows)} training rows, such as {labels[0]!r}",
@@ -119,10 +123,15 @@ class TextClassification(Task):
             try:
                 tokenizer = AutoTokenizer.from_pretrained(model)
                 network, info = AutoModelForSequenceClassification.from_pretrained(
-                    model, dtype=dtype or torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
-                    num_labels=len(names), id2label=dict(enumerate(names)),
+                    model,
+                    dtype=dtype or torch.float32,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    num_labels=len(names),
+                    id2label=dict(enumerate(names)),
                     label2id={name: index for index, name in enumerate(names)},
-                    problem_type=kinds.get(self.problem, "single_label_classification"))
+                    problem_type=kinds.get(self.problem, "single_label_classification"),
+                )
             except (OSError, ValueError) as error:
                 reason = str(error).strip().splitlines()[0]
                 raise SettingsError(f"model {model!r} cannot be loaded as a text classifier: {reason}") from None
@@ -165,9 +174,15 @@ class TextClassification(Task):
         names = [name for name in processor.model_input_names if name in examples[0]]
         longest = max(example["length"] for example in examples)
         length = min(-(-longest // PAD_TO) * PAD_TO, max(longest, _longest(processor)))
-        batch: Batch = dict(processor.pad(
-            {name: [example[name] for example in examples] for name in names}, padding="max_length", max_length=length,
-            return_tensors="pt", verbose=False))
+        batch: Batch = dict(
+            processor.pad(
+                {name: [example[name] for example in examples] for name in names},
+                padding="max_length",
+                max_length=length,
+                return_tensors="pt",
+                verbose=False,
+            )
+        )
         if "label" in examples[0]:
             batch["labels"] = torch.tensor([example["label"] for example in examples])
         return batch
@@ -195,12 +210,18 @@ class TextClassification(Task):
         labels = self.labels or ()
         if self.problem == "multi-label":
             return [
-                {"labels": [n for n, p in zip(labels, row, strict=True) if p >= 0.5],
-                 "probabilities": dict(zip(labels, row, strict=True))}
+                {
+                    "labels": [n for n, p in zip(labels, row, strict=True) if p >= 0.5],
+                    "probabilities": dict(zip(labels, row, strict=True)),
+                }
                 for row in logits.sigmoid().tolist()
             ]
         return [
-            {"label": labels[int(np.argmax(row))], "score": max(row), "probabilities": dict(zip(labels, row, strict=True))}
+            {
+                "label": labels[int(np.argmax(row))],
+                "score": max(row),
+                "probabilities": dict(zip(labels, row, strict=True)),
+            }
             for row in logits.softmax(-1).tolist()
         ]
 
@@ -230,7 +251,8 @@ class TextClassification(Task):
 
 def _single(wanted: Sequence[str], given: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        wanted, given, labels=labels, zero_division=0.0)
+        wanted, given, labels=labels, zero_division=0.0
+    )
     return {
         "accuracy": float(metrics.accuracy_score(wanted, given)),
         "macro_f1": float(np.mean(f1)),
@@ -239,8 +261,10 @@ def _single(wanted: Sequence[str], given: Sequence[str], labels: Sequence[str]) 
             {"label": n, "precision": float(p), "recall": float(r), "f1": float(f), "rows": int(s)}
             for n, p, r, f, s in zip(labels, precision, recall, f1, support, strict=True)
         ],
-        "confusion": {"labels": list(labels),
-                      "counts": metrics.confusion_matrix(wanted, given, labels=labels).tolist()},
+        "confusion": {
+            "labels": list(labels),
+            "counts": metrics.confusion_matrix(wanted, given, labels=labels).tolist(),
+        },
     }
 
 

@@ -35,17 +35,20 @@ class Training:
 def write(folder: Path, training: Training, plan: Plan, random: list[dict[str, Any]]) -> None:
     """Writes a checkpoint whole or not at all; `random` has the state of the generators of every process."""
     with atomic.folder(folder) as staging:
-        state.save(staging, {
-            "version": VERSION,
-            "rows": plan.fingerprint(),
-            "adapter": training.handle.state_dict(),
-            "optimizer": training.optimizer.state_dict(),
-            "schedule": training.schedule.state_dict(),
-            "window": training.window.state_dict(),
-            "position": asdict(training.position),
-            "best": vars(training.best),
-            "random": random,
-        })
+        state.save(
+            staging,
+            {
+                "version": VERSION,
+                "rows": plan.fingerprint(),
+                "adapter": training.handle.state_dict(),
+                "optimizer": training.optimizer.state_dict(),
+                "schedule": training.schedule.state_dict(),
+                "window": training.window.state_dict(),
+                "position": asdict(training.position),
+                "best": vars(training.best),
+                "random": random,
+            },
+        )
 
 
 def read(folder: Path, training: Training, plan: Plan, process: int = 0) -> None:
@@ -55,11 +58,15 @@ def read(folder: Path, training: Training, plan: Plan, process: int = 0) -> None
     """
     found = state.load(folder)
     if found["version"] != VERSION:
-        raise DeltatuneError(f"{folder} has layout {found['version']}, this version of deltatune reads {VERSION}",
-                             hint="resume with the version that wrote it (environment.json)")
+        raise DeltatuneError(
+            f"{folder} has layout {found['version']}, this version of deltatune reads {VERSION}",
+            hint="resume with the version that wrote it (environment.json)",
+        )
     if found["rows"] != plan.fingerprint():
-        raise DataError(f"the training rows are not those that {folder} was trained on",
-                        hint="put the old rows back, or start a new run")
+        raise DataError(
+            f"the training rows are not those that {folder} was trained on",
+            hint="put the old rows back, or start a new run",
+        )
     training.handle.load_state_dict(found["adapter"])
     training.optimizer.load_state_dict(found["optimizer"])
     training.schedule.load_state_dict(found["schedule"])

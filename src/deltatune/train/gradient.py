@@ -54,7 +54,7 @@ def check_finite(loss: Tensor, norm: Tensor, number: int, step: Step) -> None:
 
 
 def _share(job: Job, accelerator: Accelerator, rows: Sequence[int]) -> tuple[Batch, int]:
-    """This process's part of a micro-batch on its device, and its weight; a process without rows works for nothing."""
+    """The rows of a micro-batch for this process, and their weight: 0 where there are too few rows for all."""
     own = rows[accelerator.process_index :: accelerator.num_processes]
     batch = job.task.collate([job.examples[row] for row in own or rows[:1]], job.processor)
     batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}

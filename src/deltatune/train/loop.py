@@ -1,10 +1,10 @@
 """The training loop, from top to bottom.
 
-    for every optimizer step:
-        for every micro-batch:  backward of task.loss(model(batch)) * units / units of the step
-        stop before the weights if loss or gradient is not finite
-        clip, step, schedule
-        now and then: log; evaluate, keep the best adapter, write a checkpoint, stop early
+for every optimizer step:
+    for every micro-batch:  backward of task.loss(model(batch)) * units / units of the step
+    stop before the weights if loss or gradient is not finite
+    clip, step, schedule
+    now and then: log; evaluate, keep the best adapter, write a checkpoint, stop early
 """
 
 import time
@@ -75,8 +75,9 @@ def train(job: Job, *, resume: bool = False) -> Trained:
                     break
     best.restore(handle)
     stopped = "no better metric for a while" if position.step < plan.total else "done"
-    return Trained(position.step, position.seconds, position.tokens, peak_memory_bytes(), best.step, best.value,
-                   stopped, rate)
+    return Trained(
+        position.step, position.seconds, position.tokens, peak_memory_bytes(), best.step, best.value, stopped, rate
+    )
 
 
 def _network(accelerator: Accelerator, handle: Handle, settings: TrainingSettings) -> nn.Module:

@@ -21,8 +21,13 @@ class Progress:
         self.metric = ""
         self.bar: Bar | None = None
         if not quiet and sys.stderr.isatty():
-            columns = (TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
-                       TimeRemainingColumn())
+            columns = (
+                TextColumn("[bold]train"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+            )
             self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self.task = self.bar.add_task("train", total=total, completed=start.step, text="")
 

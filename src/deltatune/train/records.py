@@ -82,8 +82,9 @@ class Records:
         except OSError as error:
             self.failures[what] += 1
             if self.failures[what] >= tries:
-                raise DeltatuneError(f"{what} cannot be written: {error}",
-                                     hint="make room on the disk, then go on with --resume") from error
+                raise DeltatuneError(
+                    f"{what} cannot be written: {error}", hint="make room on the disk, then go on with --resume"
+                ) from error
             logger.warning("%s cannot be written, training goes on: %s", what, error)
         else:
             self.failures[what] = 0

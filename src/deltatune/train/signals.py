@@ -19,8 +19,10 @@ class Stopped(DeltatuneError):
     """Training was stopped by a signal with its state saved; exit code 128 + the signal's number."""
 
     def __init__(self, number: int, folder: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; the state is saved in {folder}",
-                         hint="go on with the same command and --resume")
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}; the state is saved in {folder}",
+            hint="go on with the same command and --resume",
+        )
         self.exit_code = 128 + number
 
 

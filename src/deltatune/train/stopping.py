@@ -37,8 +37,9 @@ class Best:
         value = metrics.get(self.metric)
         if not isinstance(value, int | float):
             numbers = [name for name, known in metrics.items() if isinstance(known, float)]
-            raise SettingsError(f"metric_for_best_model {self.metric!r} is not measured",
-                                hint=did_you_mean(self.metric, numbers))
+            raise SettingsError(
+                f"metric_for_best_model {self.metric!r} is not measured", hint=did_you_mean(self.metric, numbers)
+            )
         improved = math.isnan(self.value) or (value < self.value if self.lower else value > self.value)
         self.waited = 0 if improved else self.waited + 1
         if improved:

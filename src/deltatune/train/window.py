@@ -25,8 +25,14 @@ class Window:
         loss, norm = (self.sums / max(1, self.steps)).tolist()
         self.sums.zero_()
         self.steps = 0
-        return {"step": position.step, "loss": loss, "gradient_norm": norm, "learning_rate": rate,
-                "tokens": position.tokens, "seconds": round(position.seconds, 3)}
+        return {
+            "step": position.step,
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "tokens": position.tokens,
+            "seconds": round(position.seconds, 3),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """The sums: a resumed training writes the same next line."""

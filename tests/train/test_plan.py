@@ -1,0 +1,58 @@
+"""The plan takes every row once per epoch and can start anywhere."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltatune.core.config import TrainingSettings
+from deltatune.train.plan import Plan, Position
+
+
+def plan(rows: int, batch: int, accumulation: int, epochs: float = 2.0, **more) -> Plan:
+    settings = TrainingSettings(
+        per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, num_train_epochs=epochs, **more
+    )
+    return Plan.of([1 + row % 7 for row in range(rows)], settings)
+
+
+PLANS = st.builds(plan, st.integers(1, 40), st.integers(1, 9), st.integers(1, 5), st.sampled_from([1.0, 2.0, 2.5]))
+
+
+@given(PLANS)
+def test_every_row_comes_once_per_epoch(plan):
+    position, seen = Position(), []
+    for step in plan.steps(position):
+        assert 1 <= len(step) <= plan.accumulation
+        seen += [row for batch in step for row in batch]
+        plan.advance(position, step)
+        if position.batch == 0:
+            assert sorted(seen) == list(range(len(plan.batches.lengths)))
+            seen = []
+    assert position.step == plan.total
+
+
+@given(PLANS, st.data())
+def test_it_goes_on_from_any_position(plan, data):
+    everything = list(plan.steps(Position()))
+    position = Position()
+    for step in everything[: data.draw(st.integers(0, plan.total))]:
+        plan.advance(position, step)
+    assert list(plan.steps(replace(position))) == everything[position.step :]
+
+
+def test_epochs_differ_and_runs_do_not():
+    first, second = list(plan(12, 4, 3).steps(Position())), list(plan(12, 4, 3).steps(Position()))
+    assert first == second and first[0] != first[1]
+
+
+def test_tokens_are_counted_without_padding():
+    made = plan(10, 4, 1, epochs=1.0)
+    position = Position()
+    for step in made.steps(position):
+        made.advance(position, step)
+    assert position.tokens == sum(made.batches.lengths) and (position.epoch, position.batch) == (1, 0)
+
+
+def test_other_rows_have_another_fingerprint():
+    assert plan(10, 4, 1).fingerprint() == plan(10, 2, 3).fingerprint() != plan(11, 4, 1).fingerprint()

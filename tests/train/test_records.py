@@ -1,0 +1,69 @@
+"""A disk that refuses costs a warning first and the training last; never a checkpoint that was there."""
+
+import errno
+
+import pytest
+
+from deltatune.core.errors import DeltatuneError, SettingsError
+from deltatune.store import atomic, state
+from deltatune.train.loop import train
+from train.test_resume import interrupted
+from train.toy import job
+
+
+@pytest.fixture
+def full_from(monkeypatch):
+    """Makes the disk full between two checkpoints, counted from 1."""
+
+    def fill(first: int, last: int = 99) -> None:
+        count, save = [], state.save
+
+        def failing(folder, values):
+            count.append(1)
+            if first <= len(count) <= last:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            save(folder, values)
+
+        monkeypatch.setattr(state, "save", failing)
+
+    return fill
+
+
+def test_training_goes_on_when_a_checkpoint_fails(tmp_path, full_from, caplog):
+    full_from(2, 3)
+    assert train(job(tmp_path, max_steps=5, eval_steps=1)).steps == 5
+    assert caplog.text.count("a checkpoint cannot be written, training goes on") == 2
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+
+
+def test_the_third_failure_in_a_row_ends_it_and_the_last_checkpoint_stays(tmp_path, full_from):
+    full_from(2)
+    with pytest.raises(DeltatuneError, match="a checkpoint cannot be written: .*No space left.*; make room"):
+        train(job(tmp_path, max_steps=9, eval_steps=1))
+    assert atomic.newest_valid(tmp_path, "checkpoint-") == tmp_path / "checkpoint-1"
+    assert not list(tmp_path.glob(".staging*"))
+
+
+def test_a_signal_does_not_claim_to_have_saved_what_it_could_not(tmp_path, full_from):
+    full_from(1)
+    with pytest.raises(DeltatuneError, match="a checkpoint cannot be written") as caught:
+        train(interrupted(job(tmp_path, gradient_accumulation_steps=2), 1))
+    assert caught.value.exit_code == 1
+
+
+def test_a_best_adapter_that_cannot_be_written_is_still_in_the_handle(tmp_path, caplog):
+    work = job(tmp_path, max_steps=2)
+
+    def refuse():
+        raise PermissionError("read-only")
+
+    object.__setattr__(work, "save_best", refuse)
+    assert train(work).best_step == 2
+    assert "the best adapter cannot be written" in caplog.text
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    work = job(tmp_path)
+    with work.folder.locked(), pytest.raises(SettingsError, match="another training is running"):
+        train(job(tmp_path))
+    assert not (tmp_path / "metrics.jsonl").exists()
