@@ -8,6 +8,8 @@ Everything public is here, loaded on first use: `import deltatune` loads neither
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -53,3 +55,14 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     registry = importlib.import_module("deltatune.core.registry")
     return sorted([*_PUBLIC, *(cls.__name__ for cls in registry.methods().values()), "__version__"])
+
+
+class _Package(ModuleType):
+    """This package: `deltatune.evaluate` is the function, although a folder of the same name is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _PUBLIC and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

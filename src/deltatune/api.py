@@ -21,6 +21,7 @@ from deltatune.data.read import read
 from deltatune.engine import attach as engine
 from deltatune.engine.anatomy import Anatomy
 from deltatune.engine.compose import Average, Node, Rows, Stack
+from deltatune.engine.describe import describe
 from deltatune.engine.fingerprint import exact_hash
 from deltatune.engine.meta import from_config
 from deltatune.engine.precision import base_dtype, choose_attention
@@ -173,8 +174,8 @@ def evaluate(source: str | Path, data: str, *, model: str | None = None, batch_s
 
     `rejected` lists rows that could not be scored.
     """
-    task, loaded = _restored(source, model)
-    found = rows_of(read(data, Path.cwd()), task, _columns(source), labelled=True)
+    task, loaded, columns = _restored(source, model)
+    found = rows_of(read(data, Path.cwd()), task, columns, labelled=True)
     rows = [place.row for place in found if isinstance(place, Placed)]
     rejected = [place for place in found if isinstance(place, Rejected)]
     if not rows:
@@ -196,9 +197,9 @@ def predict(
     """Answers of a run or adapter, one per text or row, in order; a row that cannot be used has an `error`."""
     if sum(given is not None for given in (texts, rows, file)) != 1:
         raise SettingsError("predict takes texts, or rows, or a file")
-    task, loaded = _restored(source, model)
+    task, loaded, columns = _restored(source, model)
     if file is not None:
-        places = rows_of(read(file, Path.cwd()), task, _columns(source), labelled=False)
+        places = rows_of(read(file, Path.cwd()), task, columns, labelled=False)
     else:
         table = records_of(list(rows) if rows is not None else [{"text": text} for text in texts or ()])
         places = rows_of(table, task, {}, labelled=False)
@@ -210,7 +211,7 @@ def predict(
 
 def inspect(model: str) -> dict[str, Any]:
     """The map of a model by hub name or folder, built without weights; raises `SettingsError` when it has no config."""
-    return Anatomy.of(from_config(model)).describe()
+    return describe(Anatomy.of(from_config(model)))
 
 
 # -- one run
@@ -250,7 +251,11 @@ def _trained(
     def scored(part: str, *, interval: bool) -> dict[str, Any]:
         return score(network, task, processor, _parts(splits)[part], examples[part], size, interval=interval)
 
-    facts = {"task": {"type": task.type, **task.model_dump(mode="json")}, "columns": settings.data.columns}
+    facts = {
+        "task": {"type": task.type, **task.model_dump(mode="json")},
+        "columns": settings.data.columns,
+        "dtype": str(next(network.parameters()).dtype).removeprefix("torch."),
+    }
     name = str(Path(settings.model).resolve()) if Path(settings.model).is_dir() else settings.model
 
     def save() -> None:
@@ -347,8 +352,11 @@ def _draw(folder: RunFolder, metric: str, task: Task) -> None:
 # -- a saved adapter
 
 
-def _restored(source: str | Path, model: str | None) -> tuple[Task, Loaded]:
-    """The task and the model with its adapter, from a run folder or an adapter folder."""
+def _restored(source: str | Path, model: str | None) -> tuple[Task, Loaded, Mapping[str, str]]:
+    """Task, model with its adapter, and column names, from a run folder or an adapter folder.
+
+    The base has the precision it was trained in, so that scores are those of the training.
+    """
     file = folders.read(_adapter_folder(Path(source)))
     if "task" not in file.facts:
         raise SettingsError(f"{source} does not say what task it was trained for", hint="load it with deltatune.load")
@@ -356,21 +364,16 @@ def _restored(source: str | Path, model: str | None) -> tuple[Task, Loaded]:
     base = model or file.base_model
     if base is None:
         raise SettingsError(f"{source} does not name its base model", hint="name it with --model")
-    loaded = task.load(base, base_dtype("auto"))
+    dtype = {"bfloat16": torch.bfloat16}.get(file.facts.get("dtype", ""), torch.float32)
+    loaded = task.load(base, dtype)
     choose_attention(loaded.model)
     engine.attach_file(loaded.model, file, folders.tensors_at)
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return task, loaded
+    return task, loaded, file.facts.get("columns", {})
 
 
 def _adapter_folder(path: Path) -> Path:
     return path / "adapter" if (path / "adapter").is_dir() else path
-
-
-def _columns(source: str | Path) -> dict[str, str]:
-    file = folders.read(_adapter_folder(Path(source)))
-    columns: dict[str, str] = dict(file.facts.get("columns", {}))
-    return columns
 
 
 def _reason(row: Rejected) -> str:

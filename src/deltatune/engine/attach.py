@@ -241,7 +241,7 @@ class Handle:
             sites=attached.sites,
             saved=tuple(attached.saved),
             saved_modules=_whole_modules(self.model, attached.saved),
-            fingerprint=fingerprint(self.model, self.roster.frozen, skip=attached.saved.keys()),
+            fingerprint=fingerprint(self.model, self.roster.frozen, skip=replaced_heads(attached)),
             task_type=task_type,
             facts=facts or {},
         )
@@ -333,7 +333,7 @@ def attach_file(model: nn.Module, file: AdapterFile, translate: Translate, *, na
     handle = attach(model, file.method, name=name or file.name)
     try:
         if file.fingerprint:
-            own = fingerprint(model, roster.frozen, skip=handle.attached.saved.keys())
+            own = fingerprint(model, roster.frozen, skip=replaced_heads(handle.attached))
             if own != file.fingerprint:
                 raise AdapterError(
                     f"adapter {file.name!r} was trained on another base (fingerprint {file.fingerprint[:12]}, "
@@ -351,6 +351,12 @@ def attach_file(model: nn.Module, file: AdapterFile, translate: Translate, *, na
         raise
     handle.train_mode(False)
     return handle
+
+
+def replaced_heads(attached: Attached) -> set[str]:
+    """Tensors of heads that the adapter brings along: a new head is random and says nothing about the base."""
+    own = {site.path for site in attached.sites if isinstance(site, ParameterSite) and site.role == "head"}
+    return own | set(attached.saved)
 
 
 def _whole_modules(model: nn.Module, saved: Collection[str]) -> tuple[str, ...]:

@@ -1,0 +1,131 @@
+"""From files to checked rows: columns, rejected rows, splits, overlap."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltatune.core.config import DataSettings
+from deltatune.core.errors import DataError
+from deltatune.core.registry import task
+from deltatune.data.load import load
+from deltatune.data.split import sample, split
+
+TASK = task("text-classification")
+
+
+def rows(count=40, start=0, labels=("good", "bad")):
+    return [{"text": f"sentence number {i}", "label": labels[i % len(labels)]} for i in range(start, start + count)]
+
+
+def save(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path.name
+
+
+def loaded(tmp_path, records, **settings):
+    return load(DataSettings(train=save(tmp_path / "train.jsonl", records), **settings), TASK, tmp_path)
+
+
+def test_rows_are_split_by_label_and_all_accounted_for(tmp_path):
+    found = loaded(tmp_path, rows(100))
+    sizes = [len(part) for part in (found.train, found.validation, found.test)]
+    assert sizes == [80, 10, 10]
+    assert sum(row["label"] == "good" for row in found.test) == 5
+    assert found.task.labels == ("bad", "good")
+
+
+def test_the_same_seed_gives_the_same_split(tmp_path):
+    first, again, other = (loaded(tmp_path, rows(60), split_seed=seed) for seed in (1, 1, 2))
+    assert first.test == again.test != other.test
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+BAD = [({"text": "", "label": "good"}, "text is empty"), ({"text": 5, "label": "good"}, "text is not text"),
+       ({"label": "good"}, "text is missing"), ({"text": "no label"}, "label is missing"),
+       ({"text": "sentence number 1", "label": "bad"}, "same input as line 2"),
+       ({"text": " Sentence  NUMBER 1", "label": "good"}, "same input as line 2, with another label"),
+       ({"text": "x", "label": {"a": 1}}, "label is neither a name nor a list")]
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD)
+def test_a_bad_row_is_rejected_with_line_and_reason(tmp_path, bad, reason):
+    found = loaded(tmp_path, [*rows(40), bad], max_rejected=0.1)
+    (rejected,) = found.rejected
+    assert (rejected.line, rejected.row) == (41, bad)
+    assert reason in rejected.reason
+    assert len(found.train) + len(found.validation) + len(found.test) + 1 == 41
+
+
+def test_too_many_bad_rows_stop_with_places_and_reasons(tmp_path):
+    with pytest.raises(DataError, match=r"3 of 43 rows rejected \(3 x text is empty\).*train.jsonl:41.*max_rejected"):
+        loaded(tmp_path, [*rows(40), *[{"text": " ", "label": "good"}] * 3])
+
+
+def test_an_unknown_label_in_the_test_file_is_rejected(tmp_path):
+    test = save(tmp_path / "test.jsonl", [*rows(10, start=200), {"text": "odd", "label": "gud"}])
+    with pytest.raises(DataError, match=r"test.jsonl:11: label is unknown \('gud'\)"):
+        loaded(tmp_path, rows(), test=test)
+
+
+def test_rows_that_stand_in_two_splits_stop_unless_allowed(tmp_path):
+    files = {"test": save(tmp_path / "test.jsonl", rows(4, start=38)),
+             "validation": save(tmp_path / "validation.jsonl", rows(4, start=100))}
+    with pytest.raises(DataError, match=r"2 rows of validation or test stand in the training rows.*train.jsonl:39"):
+        loaded(tmp_path, rows(), **files)
+    assert len(loaded(tmp_path, rows(), allow_overlap=True, **files).test) == 4
+
+
+@pytest.mark.parametrize(("columns", "message"), [
+    ({}, r"no column for 'text' \(columns: review_text, stars\); name it: data: \{columns: \{text: review_text or stars\}\}"),
+    ({"text": "review"}, r"no column 'review' \(data.columns.text\); did you mean review_text"),
+    ({"txt": "stars"}, r"data.columns.txt: the task has no such word; did you mean text")])
+def test_a_wrong_column_shows_the_line_to_write(tmp_path, columns, message):
+    records = [{"review_text": f"a {i}", "stars": "x"} for i in range(5)]
+    with pytest.raises(DataError, match=message):
+        loaded(tmp_path, records, columns=columns)
+
+
+def test_columns_are_found_by_their_usual_names_whatever_the_case(tmp_path):
+    found = loaded(tmp_path, [{"Review": f"a {i}", "Sentiment": "ab"[i % 2]} for i in range(30)])
+    assert found.train[0].keys() == {"text", "label"}
+
+
+def test_one_class_and_too_few_rows_are_errors(tmp_path):
+    with pytest.raises(DataError, match=r"only one class .*good"):
+        loaded(tmp_path, rows(40, labels=("good",)))
+    with pytest.raises(DataError, match="too few to split off"):
+        loaded(tmp_path, rows(4))
+
+
+def test_a_column_of_free_text_is_no_label(tmp_path):
+    with pytest.raises(DataError, match="different labels.*is it the right column"):
+        loaded(tmp_path, [{"text": f"t {i}", "label": f"name {i}"} for i in range(60)])
+
+
+def test_a_sample_is_seeded_and_keeps_the_order(tmp_path):
+    found = loaded(tmp_path, rows(100), max_rows=20)
+    numbers = [int(row["text"].split()[-1]) for row in found.train]
+    assert len(numbers) == 20
+    assert numbers == sorted(numbers)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=80), st.integers(0, 9))
+def test_a_split_is_a_partition_in_order_and_repeatable(labels, seed):
+    items = list(range(len(labels)))
+    parts = split(items, labels, [0.2, 0.1], seed)
+    assert sorted(sum(parts, [])) == items
+    assert all(part == sorted(part) for part in parts)
+    assert parts == split(items, labels, [0.2, 0.1], seed)
+    assert abs(len(parts[1]) - 0.2 * len(items)) <= 2
+
+
+def test_numbers_are_stratified_by_deciles():
+    values = [float(i) for i in range(100)]
+    _, part = split(values, values, [0.2], seed=0)
+    assert all(sum(low <= v < low + 10 for v in part) == 2 for low in range(0, 100, 10))
+
+
+def test_a_sample_of_everything_is_everything():
+    assert sample([1, 2, 3], 9, seed=0) == [1, 2, 3]

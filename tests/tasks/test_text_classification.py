@@ -1,0 +1,148 @@
+"""Text classification: problems, labels, encoding, losses, metrics."""
+
+import pytest
+import torch
+from sklearn import metrics
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from deltatune.core.errors import DataError, SettingsError
+from deltatune.core.registry import task
+from words import model_folder, reviews
+
+
+def fitted(values, **fields):
+    rows = [{"text": f"t {i}", "label": value} for i, value in enumerate(values)]
+    return task("text-classification", **fields).fit(rows)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(model_folder(tmp_path_factory.mktemp("model")))
+
+
+@pytest.mark.parametrize(("labels", "problem", "names"), [
+    (["b", "a", "b"], "single", ("a", "b")), ([10, 9, 1], "single", ("1", "9", "10")),
+    (["1.0", "0.0"], "single", ("0.0", "1.0")), ([1.0, 0.0], "single", ("0", "1")), ([True, False], "single", ("False", "True")),
+    ([["x", "y"], ["y"], []], "multi-label", ("x", "y")), ([0.5, 1, 2], "regression", ()),
+    (["0.5", "1.25"], "regression", ())])
+def test_the_problem_follows_from_the_labels(labels, problem, names):
+    found = fitted(labels)
+    assert (found.problem, found.labels) == (problem, names)
+    assert found.metric == {"single": "accuracy", "multi-label": "micro_f1", "regression": "pearson"}[problem]
+
+
+def test_given_labels_keep_their_order():
+    assert fitted(["a", "b"], labels=("b", "a")).labels == ("b", "a")
+
+
+def test_numbers_can_be_asked_for():
+    assert fitted([1, 2, 3], problem="regression").problem == "regression"
+    with pytest.raises(DataError, match="only one class"):
+        fitted(["a", "a"])
+
+
+@pytest.mark.parametrize(("value", "problem", "message"), [
+    ("x", "regression", "not a number"), (float("nan"), "auto", "not a finite number"), ("", "auto", "missing"),
+    (["a"], "single", "a list where one class")])
+def test_labels_that_do_not_fit_are_named(value, problem, message):
+    assert message in task("text-classification", problem=problem).check({"text": "t", "label": value})
+
+
+def test_the_head_is_new_and_the_rest_is_not(folder):
+    loaded = fitted(["a", "b"]).load(folder)
+    assert loaded.new == ("classifier",)
+    assert loaded.model.config.id2label == {0: "a", 1: "b"}
+
+
+@pytest.mark.parametrize("name", ["./no/such/folder", "/nowhere"])
+def test_a_missing_model_folder_is_an_error(name):
+    with pytest.raises(SettingsError, match="does not exist"):
+        fitted(["a", "b"]).load(name)
+
+
+def test_a_hub_name_that_cannot_be_had_is_an_error(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SettingsError, match="cannot be loaded as a text classifier"):
+        fitted(["a", "b"]).load("nobody/nothing")
+
+
+def test_texts_are_cut_to_the_limit_and_counted(folder):
+    found = fitted(["a", "b"], max_length=6)
+    loaded = found.load(folder)
+    examples = found.encode([{"text": "film " * 20, "label": "a"}, {"text": "film", "label": "b"}], loaded.processor)
+    assert [(e["length"], e["truncated"], e["label"]) for e in examples] == [(6, True, 0), (3, False, 1)]
+    assert found.truncated(examples) == 1
+
+
+def test_the_models_own_limit_holds_too(folder):
+    found = fitted(["a", "b"], max_length=500)
+    loaded = found.load(folder)
+    (example,) = found.encode([{"text": "film " * 99}], loaded.processor)
+    assert example["length"] == 32
+    assert loaded.model(**found.collate([example], loaded.processor)).logits.shape == (1, 2)
+
+
+def test_padding_does_not_change_the_answer(folder):
+    found = fitted(["a", "b"])
+    loaded = found.load(folder)
+    loaded.model.eval()
+    rows = reviews(9)
+    examples = found.encode([{"text": row["text"]} for row in rows], loaded.processor)
+    with torch.no_grad():
+        together = loaded.model(**found.collate(examples, loaded.processor)).logits
+        alone = torch.cat([loaded.model(**found.collate([e], loaded.processor)).logits for e in examples])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_two_texts_are_read_as_a_pair(folder):
+    found = fitted(["a", "b"])
+    loaded = found.load(folder)
+    (example,) = found.encode([{"text": "the film", "text_pair": "a plot"}], loaded.processor)
+    assert example["length"] == 7
+
+
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -3.0]])
+
+
+def test_losses_are_those_of_torch():
+    output = SequenceClassifierOutput(logits=LOGITS)
+    single = fitted(["a", "b", "c"])
+    labels = torch.tensor([0, 2])
+    expected = torch.nn.functional.cross_entropy(LOGITS, labels)
+    assert single.loss(output, {"labels": labels}) == expected
+    multi = fitted([["a"], ["b"], ["c"]])
+    wanted = torch.tensor([[1.0, 0, 1], [0, 0, 1]])
+    assert torch.isclose(multi.loss(output, {"labels": wanted}),
+                         torch.nn.functional.binary_cross_entropy_with_logits(LOGITS, wanted))
+    number = fitted([0.5, 1.5])
+    assert torch.isclose(number.loss(output, {"labels": torch.tensor([1.0, 0.1])}), torch.tensor(0.5))
+
+
+def test_answers_carry_probabilities_that_sum_to_one():
+    first, second = fitted(["a", "b", "c"]).read(SequenceClassifierOutput(logits=LOGITS), {})
+    assert (first["label"], second["label"]) == ("a", "b")
+    assert sum(first["probabilities"].values()) == pytest.approx(1)
+    assert first["score"] == first["probabilities"]["a"]
+    assert fitted([["a"], ["b"], ["c"]]).read(SequenceClassifierOutput(logits=LOGITS), {})[0]["labels"] == ["a", "c"]
+
+
+def test_metrics_are_those_of_scikit_learn():
+    wanted, given = ["a", "b", "b", "c"], ["a", "b", "c", "c"]
+    found = fitted(["a", "b", "c"]).score([{"label": g} for g in given], [{"label": w} for w in wanted])
+    assert found["accuracy"] == 0.75
+    assert found["macro_f1"] == pytest.approx(metrics.f1_score(wanted, given, average="macro"))
+    assert found["matthews"] == pytest.approx(metrics.matthews_corrcoef(wanted, given))
+    assert found["confusion"]["counts"] == [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
+    assert [c["rows"] for c in found["per_class"]] == [1, 2, 1]
+
+
+def test_constant_answers_have_no_correlation_and_raise_no_warning():
+    found = fitted([0.5, 1.5]).score([{"value": 1.0}] * 3, [{"label": 1.0}, {"label": 2.0}, {"label": 3.0}])
+    assert (found["pearson"], found["mae"]) == (0.0, 1.0)
+
+
+def test_baselines_never_look_at_the_input():
+    train = [{"label": "a"}, {"label": "b"}, {"label": "b"}]
+    assert fitted(["a", "b"]).baseline(train, train)[1]["accuracy"] == pytest.approx(2 / 3)
+    name, found = fitted([0.5, 1.5]).baseline([{"label": 1.0}, {"label": 2.0}], [{"label": 1.0}, {"label": 2.0}])
+    assert (name, found["mse"]) == ("mean", 0.25)
