@@ -4,8 +4,7 @@ The model stays the same object; `detach` leaves it as it was found.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,15 +13,15 @@ from torch import Tensor, nn
 from deltatune.core.errors import AdapterError, SettingsError
 from deltatune.core.method import AdapterFile, Method, Placed
 from deltatune.core.site import LayerSite, ParameterSite, ReplacedTensor, Site, SiteAdapter
-from deltatune.engine import merge as merging
 from deltatune.engine import steps
-from deltatune.engine.checkpointing import checkpoint_blocks
-from deltatune.engine.compose import names, without
 from deltatune.engine.fingerprint import fingerprint
+from deltatune.engine.handle import Handle
 from deltatune.engine.layers import kind_of, substituted
 from deltatune.engine.plug import owner, plug, plug_loss, split
 from deltatune.engine.roster import Attached, Roster, roster_of
-from deltatune.engine.sockets import release
+from deltatune.engine.tensors import replaced_heads
+
+__all__ = ["Handle", "attach", "attach_file", "check_name", "origin"]
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?")
 """What an adapter may be called: it becomes a folder, a module key and part of a URL."""
@@ -107,218 +106,6 @@ def _freeze(model: nn.Module, roster: Roster) -> None:
         parameter.requires_grad_(False)
 
 
-class Handle:
-    """One adapter on one model. Activation, training and merging are three separate switches."""
-
-    def __init__(self, model: nn.Module, name: str) -> None:
-        self.model = model
-        self.name = name
-
-    @property
-    def roster(self) -> Roster:
-        """What the model knows of all its adapters."""
-        return roster_of(self.model)
-
-    @property
-    def attached(self) -> Attached:
-        """The entry in the roster."""
-        return self.roster.require(self.name)
-
-    @property
-    def method(self) -> Method:
-        """The settings it was made with."""
-        return self.attached.method
-
-    # -- activation
-
-    def activate(self) -> None:
-        """Only this adapter acts."""
-        self.roster.activate(self.name)
-
-    @property
-    def active(self) -> bool:
-        """Whether this adapter acts, alone or in a composition."""
-        return self.name in names(self.roster.active)
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """Without this adapter inside the block; the state before is restored, also after an exception."""
-        if self.merged:
-            raise AdapterError(f"adapter {self.name!r} is merged and cannot be switched off", hint="unmerge it first")
-        with self.roster.activated(without(self.roster.active, self.name)):
-            yield
-
-    @contextmanager
-    def conditioned(self, condition: Tensor) -> Iterator[None]:
-        """Rows carry a task id [B] or a vector [B, C] inside the block."""
-        with self.roster.conditioned(condition):
-            yield
-
-    # -- training
-
-    def modules(self) -> Iterator[nn.Module]:
-        """Everything that belongs to the adapter: site modules, what they share, replaced tensors."""
-        attached = self.attached
-        if attached.placed.shared is not None:
-            yield attached.placed.shared
-        yield from attached.placed.modules()
-        yield from attached.saved.values()
-
-    def named_parameters(self) -> dict[str, nn.Parameter]:
-        """Trained tensors by name, each once, in a fixed order."""
-        found: dict[str, nn.Parameter] = {}
-        seen: set[int] = set()
-        for prefix, module in self._named_modules():
-            for name, parameter in module.named_parameters():
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    found[f"{prefix}.{name}"] = parameter
-        return found
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Trained tensors, each once, in a fixed order."""
-        return list(self.named_parameters().values())
-
-    @property
-    def trainable_parameters(self) -> int:
-        """Number of trained values, heads included."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
-    def trainable(self, on: bool) -> None:
-        """Whether the adapter's tensors take gradients; independent of whether it acts."""
-        for parameter in self.parameters():
-            parameter.requires_grad_(on)
-
-    def train_mode(self, on: bool) -> None:
-        """Dropout of the adapter on or off, whatever the base does."""
-        for module in self.modules():
-            module.train(on)
-
-    def checkpoint(self) -> None:
-        """Recompute the activations of each block in backward instead of keeping them: less memory, more time."""
-        checkpoint_blocks(self.model, self.roster, self.name)
-
-    def penalty(self) -> Tensor | None:
-        """The method's own term of the loss, when it has one."""
-        return self.method.penalty(self.attached.placed)
-
-    def expect_steps(self, total: int) -> None:
-        """Says how many optimizer steps there will be, for methods with phases."""
-        self.attached.total_steps = total
-
-    # -- state
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything that resuming a training needs, by name."""
-        found: dict[str, Tensor] = {}
-        seen: set[int] = set()
-        for prefix, module in self._named_modules():
-            for name, tensor in module.state_dict(keep_vars=True).items():
-                if id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    found[f"{prefix}.{name}"] = tensor.detach()
-        found["steps"] = torch.tensor(self.attached.steps)
-        return found
-
-    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave; raises `AdapterError` for missing, extra or misshapen tensors."""
-        rest = dict(tensors)
-        self.attached.steps = int(rest.pop("steps"))
-        own = self.state_dict()
-        del own["steps"]
-        copy_strictly(rest, own)
-
-    def export(
-        self, *, base_model: str | None = None, task_type: Any = None, facts: Mapping[str, Any] | None = None
-    ) -> AdapterFile:
-        """The adapter as it is saved: folded, without what only training needs."""
-        attached = self.attached
-        return AdapterFile(
-            name=self.name,
-            method=attached.method,
-            base_model=base_model or getattr(getattr(self.model, "config", None), "_name_or_path", None) or None,
-            tensors=self._folded_tensors(),
-            sites=attached.sites,
-            saved=tuple(attached.saved),
-            saved_modules=_whole_modules(self.model, attached.saved),
-            fingerprint=fingerprint(self.model, self.roster.frozen, skip=replaced_heads(attached)),
-            task_type=task_type,
-            facts=facts or {},
-        )
-
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes the tensors of a file; raises `AdapterError` for missing, extra or misshapen ones."""
-        attached = self.attached
-        for path, module in attached.placed.sites.items():
-            folded = module.folded()
-            if folded is not module:  # what a file holds can serve, not train
-                _replug(self.model, self.roster, attached, path, folded)
-        copy_strictly(tensors, self._folded_tensors())
-
-    # -- merging
-
-    @property
-    def merged(self) -> bool:
-        """Whether the adapter is folded into the base's weights."""
-        return self.name in self.roster.merged
-
-    def merge(self) -> None:
-        """Folds the adapter into the base's weights; the originals are kept."""
-        merging.merge(self.model, self.roster, self.attached)
-
-    def unmerge(self) -> None:
-        """Puts the originals back, to the bit."""
-        merging.unmerge(self.roster, self.attached)
-
-    def merge_and_unload(self) -> nn.Module:
-        """The model with the adapter folded in for good and taken out."""
-        if not self.merged:
-            self.merge()
-        del self.roster.merged[self.name]
-        self.detach()
-        return self.model
-
-    def detach(self) -> None:
-        """Takes the adapter out; after the last one the base is as it was found."""
-        if self.merged:
-            raise AdapterError(
-                f"adapter {self.name!r} is merged", hint="unmerge() first, or keep it for good with merge_and_unload()"
-            )
-        roster, attached = self.roster, self.attached
-        roster.active = without(roster.active, self.name)
-        for module in list(self.model.modules()):
-            release(module, self.name)
-        steps.forget(attached)
-        del roster.adapters[self.name]
-        if not roster.adapters:
-            for path, parameter in self.model.named_parameters():
-                parameter.requires_grad_(roster.frozen.get(path, True))
-            for undo in roster.undo:
-                undo()
-            del vars(self.model)["deltatune_roster"]
-
-    # -- naming
-
-    def _named_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        attached = self.attached
-        if attached.placed.shared is not None:
-            yield "shared", attached.placed.shared
-        yield from attached.placed.sites.items()
-        yield from attached.saved.items()
-
-    def _folded_tensors(self) -> dict[str, Tensor]:
-        """Tensors by the names of `AdapterFile.tensors`."""
-        attached = self.attached
-        shared = attached.placed.shared
-        found = {f"shared.{name}": tensor.detach() for name, tensor in (shared.state_dict() if shared else {}).items()}
-        seen = {id(tensor) for tensor in (shared.state_dict(keep_vars=True).values() if shared else ())}
-        for path, module in attached.placed.sites.items():
-            for name, tensor in module.folded().state_dict(keep_vars=True).items():
-                if id(tensor) not in seen:
-                    found[f"{path}.{name}"] = tensor.detach()
-        return found | {path: module.value.detach() for path, module in attached.saved.items()}
-
-
 Translate = Callable[[Mapping[str, Tensor], Method, Sequence[Site], Sequence[str]], Mapping[str, Tensor]]
 """Tensors of a file -> tensors under our names, given method, sites and tensors saved whole."""
 
@@ -351,56 +138,3 @@ def attach_file(model: nn.Module, file: AdapterFile, translate: Translate, *, na
         raise
     handle.train_mode(False)
     return handle
-
-
-def replaced_heads(attached: Attached) -> set[str]:
-    """Tensors of heads that the adapter brings along: a new head is random and says nothing about the base."""
-    own = {site.path for site in attached.sites if isinstance(site, ParameterSite) and site.role == "head"}
-    return own | set(attached.saved)
-
-
-def _whole_modules(model: nn.Module, saved: Collection[str]) -> tuple[str, ...]:
-    """The outermost modules all of whose parameters are saved."""
-    found: dict[str, None] = {}
-    for path in saved:
-        module_path = path.rpartition(".")[0]
-        while parent := module_path.rpartition(".")[0]:
-            inside = [name for name, _ in model.get_submodule(parent).named_parameters() if ".deltas." not in name]
-            if not all(f"{parent}.{name}" in saved for name in inside if not name.startswith("deltas.")):
-                break
-            module_path = parent
-        found[module_path] = None
-    return tuple(found)
-
-
-def copy_strictly(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    """Copies values by name; raises `AdapterError` naming what is missing, extra, misshapen or not finite."""
-    _refuse("is missing", sorted(target.keys() - source.keys()))
-    _refuse("does not belong to this adapter", sorted(source.keys() - target.keys()))
-    _refuse(
-        "has another shape",
-        [
-            f"{n} {list(t.shape)} instead of {list(target[n].shape)}"
-            for n, t in source.items()
-            if t.shape != target[n].shape
-        ],
-    )
-    _refuse("has values that are not finite", [n for n, t in source.items() if not bool(torch.isfinite(t).all())])
-    with torch.no_grad():
-        for name, tensor in target.items():
-            tensor.copy_(source[name])
-
-
-def _refuse(what: str, names: list[str]) -> None:
-    if names:
-        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-        raise AdapterError(f"adapter tensor {names[0]} {what}{more}")
-
-
-def _replug(model: nn.Module, roster: Roster, attached: Attached, path: str, folded: SiteAdapter) -> None:
-    """Puts the folded module of a site in place of the one that was built for training."""
-    site = next(site for site in attached.sites if site.path == path)
-    sites = dict(attached.placed.sites)
-    sites[path] = folded
-    attached.placed = Placed(sites, attached.placed.shared)
-    plug(model, roster, site, attached.name, folded)
