@@ -25,8 +25,14 @@ def place(tmp_path_factory):
 def finetune(place, out, method="lora", **fields):
     training = {**TRAINING, **fields}
     return deltatune.finetune(
-        task="text-classification", model=str(place / "model"), data={"train": str(place / "reviews.csv")},
-        method=method, training=training, output_dir=out, quiet=True)
+        task="text-classification",
+        model=str(place / "model"),
+        data={"train": str(place / "reviews.csv")},
+        method=method,
+        training=training,
+        output_dir=out,
+        quiet=True,
+    )
 
 
 @pytest.mark.parametrize("name", sorted(methods()))
@@ -34,8 +40,19 @@ def test_every_method_goes_the_whole_way(place, tmp_path, name):
     run = finetune(place, tmp_path / "run", deltatune.method(name))
     results = json.loads((run.folder / "results.json").read_text())
     assert results == run.results
-    assert {"task", "method", "base_model", "trainable_parameters", "total_parameters", "adapter_bytes", "train",
-            "validation", "test", "baseline", "before"} <= results.keys()
+    assert {
+        "task",
+        "method",
+        "base_model",
+        "trainable_parameters",
+        "total_parameters",
+        "adapter_bytes",
+        "train",
+        "validation",
+        "test",
+        "baseline",
+        "before",
+    } <= results.keys()
     assert results["base"]["sha256_before"] == results["base"]["sha256_after"]
     assert results["rows"] == {"train": 192, "validation": 24, "test": 24, "rejected": 0}
     for file in ("config.yaml", "environment.json", "metrics.jsonl", "rejected.jsonl", "curves.png"):
@@ -71,7 +88,8 @@ def test_a_loaded_adapter_gives_the_trained_answers(place, tmp_path):
     with torch.no_grad():
         share = model(**tokens).logits.softmax(-1)[0, 1]
     assert deltatune.predict(run.adapter, texts=["the film was superb"])[0]["probabilities"]["good"] == pytest.approx(
-        float(share), abs=1e-5)
+        float(share), abs=1e-5
+    )
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -81,11 +99,22 @@ def test_the_trainer_of_transformers_trains_the_attached_model(place, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(place / "model", num_labels=2)
     adapter = deltatune.attach(model, deltatune.LoRA(r=8, modules_to_save=("head",)), name="reviews")
     base = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
-    data = [{**tokenizer(row["text"], padding="max_length", max_length=16), "labels": int(row["label"] == "good")}
-            for row in rows]
+    data = [
+        {**tokenizer(row["text"], padding="max_length", max_length=16), "labels": int(row["label"] == "good")}
+        for row in rows
+    ]
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "out"), num_train_epochs=20, per_device_train_batch_size=16, learning_rate=5e-3,
-        report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=True, logging_steps=1000, dataloader_pin_memory=False)
+        output_dir=str(tmp_path / "out"),
+        num_train_epochs=20,
+        per_device_train_batch_size=16,
+        learning_rate=5e-3,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        logging_steps=1000,
+        dataloader_pin_memory=False,
+    )
     trainer = Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data)
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
@@ -121,13 +150,20 @@ def test_the_design_example_works(tmp_path):
     assert again.method == deltatune.LoRA(r=8, target_modules="attention")
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda f: (f / "adapter_model.safetensors").write_bytes((f / "adapter_model.safetensors").read_bytes()[:900]),
-     "is damaged"),
-    (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
-    (lambda f: (f / "adapter_config.json").write_text("{"), "not valid JSON"),
-    (lambda f: (f / "adapter_config.json").unlink(), "is not an adapter folder"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda f: (f / "adapter_model.safetensors").write_bytes(
+                (f / "adapter_model.safetensors").read_bytes()[:900]
+            ),
+            "is damaged",
+        ),
+        (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "not valid JSON"),
+        (lambda f: (f / "adapter_config.json").unlink(), "is not an adapter folder"),
+    ],
+)
 def test_a_spoilt_adapter_folder_is_refused_and_nothing_stays_attached(tmp_path, spoil, message):
     deltatune.attach(model_of("bert"), deltatune.LoRA()).save(tmp_path / "a")
     spoil(tmp_path / "a")

@@ -8,9 +8,26 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-GOOD = "superb moving warm brilliant funny tender honest".split()
-BAD = "dull clumsy hollow tired noisy stale lifeless".split()
-PLAIN = "the a film plot actor scene story music camera ending was is with and very quite".split()
+GOOD = ["superb", "moving", "warm", "brilliant", "funny", "tender", "honest"]
+BAD = ["dull", "clumsy", "hollow", "tired", "noisy", "stale", "lifeless"]
+PLAIN = [
+    "the",
+    "a",
+    "film",
+    "plot",
+    "actor",
+    "scene",
+    "story",
+    "music",
+    "camera",
+    "ending",
+    "was",
+    "is",
+    "with",
+    "and",
+    "very",
+    "quite",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
@@ -21,13 +38,26 @@ def model_folder(folder: Path, width: int = 32) -> Path:
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
-        model_max_length=32).save_pretrained(folder)
-    BertModel(BertConfig(
-        vocab_size=len(words), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=32)).save_pretrained(folder)
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=32,
+    ).save_pretrained(folder)
+    BertModel(
+        BertConfig(
+            vocab_size=len(words),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=32,
+        )
+    ).save_pretrained(folder)
     return folder
 
 

@@ -42,11 +42,15 @@ def test_the_same_seed_gives_the_same_split(tmp_path):
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
 
-BAD = [({"text": "", "label": "good"}, "text is empty"), ({"text": 5, "label": "good"}, "text is not text"),
-       ({"label": "good"}, "text is missing"), ({"text": "no label"}, "label is missing"),
-       ({"text": "sentence number 1", "label": "bad"}, "same input as line 2"),
-       ({"text": " Sentence  NUMBER 1", "label": "good"}, "same input as line 2, with another label"),
-       ({"text": "x", "label": {"a": 1}}, "label is neither a name nor a list")]
+BAD = [
+    ({"text": "", "label": "good"}, "text is empty"),
+    ({"text": 5, "label": "good"}, "text is not text"),
+    ({"label": "good"}, "text is missing"),
+    ({"text": "no label"}, "label is missing"),
+    ({"text": "sentence number 1", "label": "bad"}, "same input as line 2"),
+    ({"text": " Sentence  NUMBER 1", "label": "good"}, "same input as line 2, with another label"),
+    ({"text": "x", "label": {"a": 1}}, "label is neither a name nor a list"),
+]
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD)
@@ -70,17 +74,26 @@ def test_an_unknown_label_in_the_test_file_is_rejected(tmp_path):
 
 
 def test_rows_that_stand_in_two_splits_stop_unless_allowed(tmp_path):
-    files = {"test": save(tmp_path / "test.jsonl", rows(4, start=38)),
-             "validation": save(tmp_path / "validation.jsonl", rows(4, start=100))}
+    files = {
+        "test": save(tmp_path / "test.jsonl", rows(4, start=38)),
+        "validation": save(tmp_path / "validation.jsonl", rows(4, start=100)),
+    }
     with pytest.raises(DataError, match=r"2 rows of validation or test stand in the training rows.*train.jsonl:39"):
         loaded(tmp_path, rows(), **files)
     assert len(loaded(tmp_path, rows(), allow_overlap=True, **files).test) == 4
 
 
-@pytest.mark.parametrize(("columns", "message"), [
-    ({}, r"no column for 'text' \(columns: review_text, stars\); name it: data: \{columns: \{text: review_text or stars\}\}"),
-    ({"text": "review"}, r"no column 'review' \(data.columns.text\); did you mean review_text"),
-    ({"txt": "stars"}, r"data.columns.txt: the task has no such word; did you mean text")])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {},
+            r"no column for 'text' \(columns: review_text, stars\); name it: data: \{columns: \{text: review_text or stars\}\}",
+        ),
+        ({"text": "review"}, r"no column 'review' \(data.columns.text\); did you mean review_text"),
+        ({"txt": "stars"}, r"data.columns.txt: the task has no such word; did you mean text"),
+    ],
+)
 def test_a_wrong_column_shows_the_line_to_write(tmp_path, columns, message):
     records = [{"review_text": f"a {i}", "stars": "x"} for i in range(5)]
     with pytest.raises(DataError, match=message):

@@ -39,12 +39,20 @@ def test_parquet_is_read(tmp_path):
 
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": [0, 1]}), tmp_path / "a.parquet")
     assert [r.values for r in read("a.parquet", tmp_path).records] == [
-        {"text": "a", "label": 0}, {"text": "b", "label": 1}]
+        {"text": "a", "label": 0},
+        {"text": "b", "label": 1},
+    ]
 
 
-@pytest.mark.parametrize(("line", "problem"), [
-    (b'{"text": ', "not valid JSON"), (b'["a"]', "expected an object"), (b'{"text": "\xff"}', "not UTF-8"),
-    (json.dumps({"text": "a\x00b"}).encode(), "NUL byte")])
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'{"text": ', "not valid JSON"),
+        (b'["a"]', "expected an object"),
+        (b'{"text": "\xff"}', "not UTF-8"),
+        (json.dumps({"text": "a\x00b"}).encode(), "NUL byte"),
+    ],
+)
 def test_a_broken_json_line_is_a_problem_of_that_row(tmp_path, line, problem):
     name = write(tmp_path / "a.jsonl", b'{"text": "good"}\n' + line + b"\n")
     good, bad = read(name, tmp_path).records
@@ -53,9 +61,15 @@ def test_a_broken_json_line_is_a_problem_of_that_row(tmp_path, line, problem):
     assert bad.line == 2
 
 
-@pytest.mark.parametrize(("line", "problem"), [
-    (b"a,b,c", "3 fields instead of 2"), (b"only", "1 fields instead of 2"), (b"\xfftext,x", "not UTF-8"),
-    (b"a\x00b,x", "NUL byte")])
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b"a,b,c", "3 fields instead of 2"),
+        (b"only", "1 fields instead of 2"),
+        (b"\xfftext,x", "not UTF-8"),
+        (b"a\x00b,x", "NUL byte"),
+    ],
+)
 def test_a_broken_csv_row_is_a_problem_of_that_row(tmp_path, line, problem):
     records = read(write(tmp_path / "a.csv", b"text,label\ngood,x\n" + line + b"\nlast,y\n"), tmp_path).records
     assert [r.problem is None for r in records] == [True, False, True]
@@ -67,10 +81,17 @@ def test_a_replacement_character_that_stands_in_the_file_is_text(tmp_path):
     assert read(write(tmp_path / "a.csv", "text\nodd \ufffd sign\n"), tmp_path).records[0].problem is None
 
 
-@pytest.mark.parametrize(("name", "data", "message"), [
-    ("a.csv", "", "is empty"), ("b.csv", "text,label\n", "has no rows"), ("c.csv", "text,text\na,b\n", "stands there twice"),
-    ("d.jsonl", "", "has no rows"), ("e.xlsx", "x", "unknown kind of file '.xlsx'; known: .csv"),
-    ("f.parquet", "no", "not a readable Parquet file")])
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.csv", "", "is empty"),
+        ("b.csv", "text,label\n", "has no rows"),
+        ("c.csv", "text,text\na,b\n", "stands there twice"),
+        ("d.jsonl", "", "has no rows"),
+        ("e.xlsx", "x", "unknown kind of file '.xlsx'; known: .csv"),
+        ("f.parquet", "no", "not a readable Parquet file"),
+    ],
+)
 def test_files_without_rows_are_errors(tmp_path, name, data, message):
     with pytest.raises(DataError, match=message):
         read(write(tmp_path / name, data), tmp_path)

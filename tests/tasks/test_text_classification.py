@@ -20,11 +20,19 @@ def folder(tmp_path_factory):
     return str(model_folder(tmp_path_factory.mktemp("model")))
 
 
-@pytest.mark.parametrize(("labels", "problem", "names"), [
-    (["b", "a", "b"], "single", ("a", "b")), ([10, 9, 1], "single", ("1", "9", "10")),
-    (["1.0", "0.0"], "single", ("0.0", "1.0")), ([1.0, 0.0], "single", ("0", "1")), ([True, False], "single", ("False", "True")),
-    ([["x", "y"], ["y"], []], "multi-label", ("x", "y")), ([0.5, 1, 2], "regression", ()),
-    (["0.5", "1.25"], "regression", ())])
+@pytest.mark.parametrize(
+    ("labels", "problem", "names"),
+    [
+        (["b", "a", "b"], "single", ("a", "b")),
+        ([10, 9, 1], "single", ("1", "9", "10")),
+        (["1.0", "0.0"], "single", ("0.0", "1.0")),
+        ([1.0, 0.0], "single", ("0", "1")),
+        ([True, False], "single", ("False", "True")),
+        ([["x", "y"], ["y"], []], "multi-label", ("x", "y")),
+        ([0.5, 1, 2], "regression", ()),
+        (["0.5", "1.25"], "regression", ()),
+    ],
+)
 def test_the_problem_follows_from_the_labels(labels, problem, names):
     found = fitted(labels)
     assert (found.problem, found.labels) == (problem, names)
@@ -41,9 +49,15 @@ def test_numbers_can_be_asked_for():
         fitted(["a", "a"])
 
 
-@pytest.mark.parametrize(("value", "problem", "message"), [
-    ("x", "regression", "not a number"), (float("nan"), "auto", "not a finite number"), ("", "auto", "missing"),
-    (["a"], "single", "a list where one class")])
+@pytest.mark.parametrize(
+    ("value", "problem", "message"),
+    [
+        ("x", "regression", "not a number"),
+        (float("nan"), "auto", "not a finite number"),
+        ("", "auto", "missing"),
+        (["a"], "single", "a list where one class"),
+    ],
+)
 def test_labels_that_do_not_fit_are_named(value, problem, message):
     assert message in task("text-classification", problem=problem).check({"text": "t", "label": value})
 
@@ -112,8 +126,9 @@ def test_losses_are_those_of_torch():
     assert single.loss(output, {"labels": labels}) == expected
     multi = fitted([["a"], ["b"], ["c"]])
     wanted = torch.tensor([[1.0, 0, 1], [0, 0, 1]])
-    assert torch.isclose(multi.loss(output, {"labels": wanted}),
-                         torch.nn.functional.binary_cross_entropy_with_logits(LOGITS, wanted))
+    assert torch.isclose(
+        multi.loss(output, {"labels": wanted}), torch.nn.functional.binary_cross_entropy_with_logits(LOGITS, wanted)
+    )
     number = fitted([0.5, 1.5])
     assert torch.isclose(number.loss(output, {"labels": torch.tensor([1.0, 0.1])}), torch.tensor(0.5))
 

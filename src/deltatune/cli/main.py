@@ -37,11 +37,11 @@ def build() -> typer.Typer:
 
     @app.callback()
     def root(
-        version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+        version: Annotated[
+            bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_version)
+        ] = False,
     ) -> None:
-        if version:
-            typer.echo(deltatune.__version__)
-            raise typer.Exit
+        pass
 
     package = importlib.import_module("deltatune.cli")
     for info in pkgutil.iter_modules(package.__path__):
@@ -56,7 +56,7 @@ def build() -> typer.Typer:
 def main() -> None:
     """Runs the command line."""
     logger = logging.getLogger("deltatune")
-    logger.addHandler(Notices())
+    logger.handlers = [Notices()]
     logger.propagate = False
     try:
         build()()
@@ -66,6 +66,12 @@ def main() -> None:
         if error.hint:
             console.print(f"[bold green]  try:[/] {_plain(error.hint)}", highlight=False)
         sys.exit(error.exit_code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(deltatune.__version__)
+        raise typer.Exit
 
 
 def _plain(text: str) -> str:
