@@ -58,7 +58,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """This package: `deltatune.evaluate` is the function, although a folder of the same name is imported."""
+    """The package itself: `deltatune.evaluate` is the function, although a folder of the same name is imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _PUBLIC and isinstance(value, ModuleType)):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import set_seed
 from torch import nn
 
 from deltatune.core import registry
@@ -223,7 +224,7 @@ def _run(settings: RunSettings, *, resume: bool, quiet: bool) -> Run:
     folder = RunFolder(Path(settings.output_dir))
     folder.check(resolved, resume=resume)
     splits = load_splits(settings.data, task, Path.cwd())
-    torch.manual_seed(settings.training.seed)
+    set_seed(settings.training.seed)
     loaded = splits.task.load(settings.model, base_dtype(settings.training.bf16))
     adapter = _attached(loaded, chosen, settings.training.seed)
     folder.open(resolved, resume=resume)

@@ -6,6 +6,7 @@ from torch import nn
 
 from deltatune.core.errors import SettingsError
 from deltatune.engine.anatomy import Anatomy
+from deltatune.engine.describe import describe
 from models import LAYERS, NAMES, tiny
 
 QKV = ("query", "key", "value")
@@ -373,6 +374,6 @@ def test_all_linear_works_without_attention():
 def test_the_description_counts_every_parameter():
     for name in ("bert", "t5", "qwen3-moe", "swin"):
         model = tiny(name)
-        found = Anatomy.of(model).describe()
+        found = describe(Anatomy.of(model))
         assert found["parameters"] == sum(p.numel() for p in model.parameters())
         assert all(row["parameters"] > 0 for stack in found["stacks"] for row in stack["layers"])

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from deltatune.core.errors import SettingsError
+from deltatune.store import atomic
 from deltatune.store.run import RunFolder
 
 SETTINGS = {
@@ -108,3 +109,13 @@ def test_rejected_rows_are_written_as_they_are(folder):
     folder.write_rejected([{"line": 3, "reason": "empty text", "row": {"text": "", "größe": 1}}])
     (line,) = (folder.path / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["row"] == {"text": "", "größe": 1} and "größe" in line
+
+
+def test_damaged_checkpoints_behind_the_newest_whole_one_go(folder):
+    """They would push whole ones out when old checkpoints are pruned."""
+    for step in (1, 2, 3):
+        with atomic.folder(folder.checkpoint(step)) as staging:
+            (staging / "state.json").write_text("{}")
+    (folder.checkpoint(3) / "state.json").write_text("[]")
+    assert folder.newest_checkpoint() == folder.checkpoint(2)
+    assert not folder.checkpoint(3).exists() and folder.checkpoint(1).exists()

@@ -6,11 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-import deltatune
+from deltatune.core import registry
 from deltatune.core.errors import DeltatuneError, SettingsError
+from deltatune.engine.attach import attach_file
+from deltatune.methods.lora import LoRA
+from deltatune.store import adapter as folders
 from deltatune.train.loop import train
 from deltatune.train.optimizer import make_optimizer
-from train.toy import examples, handle, job, lines, measured, weights
+from train.toy import examples, handle, job, lines, measured, net, weights
 
 
 def test_the_loss_goes_down(tmp_path):
@@ -33,7 +36,7 @@ def test_only_the_adapter_changes(tmp_path):
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(4, 4), (2, 8), (1, 16), (5, 4)])
 def test_accumulated_micro_batches_are_one_large_batch(tmp_path, batch, accumulation):
-    plain = deltatune.LoRA(r=2, target_modules=["first", "second"])
+    plain = LoRA(r=2, target_modules=("first", "second"))
     large = job(
         tmp_path / "large", rows=16, method=plain, per_device_train_batch_size=16, num_train_epochs=4, logging_steps=1
     )
@@ -100,7 +103,7 @@ def test_the_best_adapter_is_in_the_handle_and_on_disk_at_the_end(tmp_path):
     assert (done.best_step, done.best_metric, done.steps) == (12, 0.9, 24)
     for name, tensor in weights(work.handle).items():
         assert torch.equal(tensor, kept[1][name]), name
-    saved = deltatune.load(job(tmp_path / "other").handle.model, tmp_path / "adapter", name="saved")
+    saved = attach_file(net(), folders.read(tmp_path / "adapter"), folders.tensors_at)
     for a, b in zip(saved.parameters(), work.handle.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -165,7 +168,7 @@ def counted_steps(monkeypatch):
 
 
 def test_weight_decay_spares_vectors():
-    attached = handle(deltatune.method("bitfit"))
+    attached = handle(registry.method("bitfit"))
     (group,) = make_optimizer(attached.named_parameters(), 1e-3, 0.1).param_groups
     assert group["weight_decay"] == 0.0
     (group,) = make_optimizer(handle().named_parameters(), 1e-3, 0.1).param_groups
@@ -180,7 +183,7 @@ def test_warm_up_below_one_is_a_share_of_all_steps(tmp_path):
 
 
 def test_the_method_gives_the_learning_rate(tmp_path):
-    assert train(job(tmp_path, learning_rate=None, max_steps=1)).learning_rate == deltatune.LoRA.learning_rate
+    assert train(job(tmp_path, learning_rate=None, max_steps=1)).learning_rate == LoRA.learning_rate
 
 
 def test_the_method_knows_how_many_steps_there_will_be(tmp_path):

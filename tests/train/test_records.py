@@ -6,46 +6,55 @@ import pytest
 
 from deltatune.core.errors import DeltatuneError, SettingsError
 from deltatune.store import atomic, state
-from deltatune.train.loop import train
+from deltatune.train.loop import Stopped, train
 from train.test_resume import interrupted
 from train.toy import job
 
 
 @pytest.fixture
-def full_from(monkeypatch):
-    """Makes the disk full between two checkpoints, counted from 1."""
+def full_at(monkeypatch):
+    """Makes the disk full for some of the checkpoints, counted from 1; gives the list of all tries."""
 
-    def fill(first: int, last: int = 99) -> None:
-        count, save = [], state.save
+    def fill(*failing: int) -> list[int]:
+        tries, save = [], state.save
 
-        def failing(folder, values):
-            count.append(1)
-            if first <= len(count) <= last:
+        def attempt(folder, values):
+            tries.append(len(tries) + 1)
+            if tries[-1] in failing:
                 raise OSError(errno.ENOSPC, "No space left on device")
             save(folder, values)
 
-        monkeypatch.setattr(state, "save", failing)
+        monkeypatch.setattr(state, "save", attempt)
+        return tries
 
     return fill
 
 
-def test_training_goes_on_when_a_checkpoint_fails(tmp_path, full_from, caplog):
-    full_from(2, 3)
-    assert train(job(tmp_path, max_steps=5, eval_steps=1)).steps == 5
-    assert caplog.text.count("a checkpoint cannot be written, training goes on") == 2
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+def test_training_goes_on_when_a_checkpoint_fails_now_and_then(tmp_path, full_at, caplog):
+    full_at(2, 3, 5, 6)
+    assert train(job(tmp_path, max_steps=7, eval_steps=1)).steps == 7
+    assert caplog.text.count("a checkpoint cannot be written, training goes on") == 4
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-7"]
 
 
-def test_the_third_failure_in_a_row_ends_it_and_the_last_checkpoint_stays(tmp_path, full_from):
-    full_from(2)
+def test_the_third_failure_in_a_row_ends_it_and_the_last_checkpoint_stays(tmp_path, full_at):
+    tries = full_at(2, 3, 4)
     with pytest.raises(DeltatuneError, match="a checkpoint cannot be written: .*No space left.*; make room"):
         train(job(tmp_path, max_steps=9, eval_steps=1))
+    assert len(tries) == 4
     assert atomic.newest_valid(tmp_path, "checkpoint-") == tmp_path / "checkpoint-1"
     assert not list(tmp_path.glob(".staging*"))
 
 
-def test_a_signal_does_not_claim_to_have_saved_what_it_could_not(tmp_path, full_from):
-    full_from(1)
+def test_a_step_is_saved_once_though_a_signal_comes_at_its_evaluation(tmp_path, full_at):
+    tries = full_at()
+    with pytest.raises(Stopped):
+        train(interrupted(job(tmp_path, gradient_accumulation_steps=2, eval_steps=2), 2))
+    assert tries == [1]
+
+
+def test_a_signal_does_not_claim_to_have_saved_what_it_could_not(tmp_path, full_at):
+    full_at(1)
     with pytest.raises(DeltatuneError, match="a checkpoint cannot be written") as caught:
         train(interrupted(job(tmp_path, gradient_accumulation_steps=2), 1))
     assert caught.value.exit_code == 1

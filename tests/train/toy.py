@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-import deltatune
 from deltatune.core.config import TrainingSettings
 from deltatune.core.task import Batch, Column, Task
-from deltatune.engine.attach import Handle
+from deltatune.engine.attach import Handle, attach
+from deltatune.methods.lora import LoRA
+from deltatune.store import adapter as folders
 from deltatune.store.run import RunFolder
 from deltatune.train.loop import Job
 
@@ -75,11 +76,15 @@ def examples(rows: int = ROWS) -> list[dict[str, Any]]:
     return found
 
 
+def net() -> Net:
+    """A fresh network, always the same."""
+    torch.manual_seed(1)
+    return Net()
+
+
 def handle(method: Any = None) -> Handle:
     """A fresh adapter on a fresh network, always the same."""
-    torch.manual_seed(1)
-    method = method or deltatune.LoRA(r=2, target_modules=["first", "second"], lora_dropout=0.2)
-    return deltatune.attach(Net(), method)
+    return attach(net(), method or LoRA(r=2, target_modules=("first", "second"), lora_dropout=0.2))
 
 
 def job(
@@ -109,7 +114,7 @@ def job(
         data,
         TrainingSettings(**given),
         lambda: (evaluate or (lambda h: measured(h, data)))(attached),
-        lambda: attached.save(run.adapter),
+        lambda: folders.write(attached.export(), run.adapter),
         run,
         quiet=True,
     )

@@ -4,7 +4,7 @@
 (`q_proj`, as in peft) and full paths. No regular expressions: a pattern that comes with a file must not be a program.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from deltatune.core.errors import SettingsError, did_you_mean
@@ -12,18 +12,34 @@ from deltatune.core.method import Targets
 from deltatune.core.site import LayerSite
 
 ALL_LINEAR = "all-linear"
+"""Every matrix inside the blocks, except those that route tokens to experts."""
 
 
 def resolve(layers: Sequence[LayerSite], targets: Targets, exclude: Targets, model: str) -> list[LayerSite]:
-    """The layers that `targets` name and `exclude` does not; raises `SettingsError` for a word that names nothing."""
-    chosen = _chosen(layers, targets, "target_modules", model)
-    left_out = _chosen(layers, exclude, "exclude_modules", model) if exclude else set()
-    return [layer for layer in layers if layer.path in chosen and layer.path not in left_out]
+    """The layers that `targets` name and `exclude` does not.
+
+    Raises `SettingsError` for a word that names nothing, and when nothing is left.
+    """
+    wanted = _named(layers, targets, "target_modules", model)
+    if not wanted:
+        raise SettingsError("target_modules is empty", hint=f"try {ALL_LINEAR}")
+    left_out = _named(layers, exclude, "exclude_modules", model)
+    found = [layer for layer in layers if layer.path in wanted - left_out]
+    if not found:
+        raise SettingsError(f"exclude_modules {exclude!r} leaves nothing of target_modules {targets!r} in {model}")
+    return found
 
 
 def listed(targets: Targets) -> list[str]:
     """One word or several as a list."""
     return [targets] if isinstance(targets, str) else list(targets or ())
+
+
+def chosen(layers: Sequence[LayerSite], word: str) -> list[LayerSite]:
+    """The layers that one word names."""
+    if word == ALL_LINEAR:
+        return [layer for layer in layers if _is_linear(layer)]
+    return [layer for layer in layers if has_role(layer, word) or names_path(word, layer.path)]
 
 
 def names_path(word: str, path: str) -> bool:
@@ -32,28 +48,9 @@ def names_path(word: str, path: str) -> bool:
     >>> names_path("q_proj", "model.layers.0.self_attn.q_proj"), names_path("*.0.*.q_proj", "layers.0.self_attn.q_proj")
     (True, True)
     """
-    return path == word or path.endswith(f".{word}") or fnmatchcase(path, word)
-
-
-def _chosen(layers: Sequence[LayerSite], targets: Targets, setting: str, model: str) -> set[str]:
-    chosen: set[str] = set()
-    for word in listed(targets):
-        test = _test(word)
-        matched = {layer.path for layer in layers if test(layer)}
-        if not matched:
-            raise SettingsError(f"{setting} {word!r} matches nothing in {model}", hint=_hint(word, layers))
-        chosen |= matched
-    if not chosen:
-        raise SettingsError(f"{setting} is empty", hint=f"try {ALL_LINEAR}")
-    return chosen
-
-
-def _test(word: str) -> Callable[[LayerSite], bool]:
-    if word == ALL_LINEAR:
-        return lambda layer: (
-            layer.block is not None and layer.role != "router" and layer.kind in ("linear", "conv1d", "tensor")
-        )
-    return lambda layer: has_role(layer, word) or names_path(word, layer.path)
+    if "*" in word or "?" in word or "[" in word:
+        return fnmatchcase(path, word)
+    return path == word or path.endswith(f".{word}")
 
 
 def has_role(layer: LayerSite, word: str) -> bool:
@@ -62,7 +59,21 @@ def has_role(layer: LayerSite, word: str) -> bool:
     return word in (layer.role, group) or any(word == f"{group}.{part}" for part in layer.packed)
 
 
+def _is_linear(layer: LayerSite) -> bool:
+    return layer.block is not None and layer.role != "router" and layer.kind in ("linear", "conv1d", "tensor")
+
+
+def _named(layers: Sequence[LayerSite], targets: Targets, setting: str, model: str) -> set[str]:
+    found: set[str] = set()
+    for word in listed(targets):
+        named = chosen(layers, word)
+        if not named:
+            raise SettingsError(f"{setting} {word!r} matches nothing in {model}", hint=_hint(word, layers))
+        found |= {layer.path for layer in named}
+    return found
+
+
 def _hint(word: str, layers: Sequence[LayerSite]) -> str:
     roles = {layer.role for layer in layers} | {layer.role.partition(".")[0] for layer in layers}
-    names = {layer.path.rpartition(".")[2] for layer in layers} | roles | {ALL_LINEAR}
-    return did_you_mean(word.rpartition("*.")[2], names - {"other"})
+    names = {layer.path.rpartition(".")[2] for layer in layers} | (roles - {"other"})
+    return did_you_mean(word.rpartition("*.")[2], names | ({ALL_LINEAR} if chosen(layers, ALL_LINEAR) else set()))

@@ -1,217 +1,207 @@
-"""Trace: one small forward pass that shows where sublayer outputs join the residual stream.
+"""Trace: where sublayer outputs join the residual stream, from one small forward pass.
 
-Tensors at the borders of the modules of a block are compared by value: h is the output that, added to an earlier
-tensor r, gives a later one. Works for any block, whatever its modules are called.
+The stream is what enters a block, and every sum it goes into. A sublayer output h is what comes out of an output or
+down projection and is added to the stream: directly, behind dropout, norms and scales, or together with the output of
+a parallel sublayer.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from deltatune.core.errors import AdapterError
 from deltatune.core.site import LayerSite, SublayerSite, Tap
-from deltatune.engine.blocks import Stack, is_norm
-from deltatune.engine.probe import probe_inputs
+from deltatune.engine.blocks import Stack, parent, under, upwards
+from deltatune.engine.flow import Border, Flow, Key, Recorder
+from deltatune.engine.probe import small_pass
+
+Kind = Literal["attention", "cross_attention", "mlp"]
 
 
-@dataclass
-class Event:
-    """A tensor seen at the border of a module, in the order of the pass."""
+@dataclass(frozen=True)
+class Sublayers:
+    """What the pass showed."""
 
-    path: str
-    side: Literal["input", "output"]
-    tensor: Tensor
+    sites: list[SublayerSite] = field(default_factory=list)
+    hidden: dict[str, list[str]] = field(default_factory=dict)
+    """Role -> projections whose way into the stream passes no border of a module that runs once."""
 
 
-def sublayers(model: nn.Module, stacks: Sequence[Stack], layers: Sequence[LayerSite]) -> list[SublayerSite]:
-    """The sublayer outputs of every block that runs in a small pass."""
-    found = []
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A sum of the stream and something else."""
+
+    parts: frozenset[Key]
+    """Origins of what is added, one by one and in sums among themselves."""
+    added: Key
+    residual: Key
+    total: Key
+    time: int
+
+
+def sublayers(model: nn.Module, stacks: Sequence[Stack], layers: Sequence[LayerSite]) -> Sublayers:
+    """The sublayer outputs of all blocks that run on small inputs."""
+    recorder = Recorder()
+    with recorder.hooked(model, [block for stack in stacks for block in stack.blocks]):
+        small_pass(model, recorder)
+    found = Sublayers()
     for stack in stacks:
         for index, block in enumerate(stack.blocks):
-            events = _events(model, block)
-            own = [layer for layer in layers if layer.stack == stack.name and layer.block == index]
-            found += _matched(model, stack.name, index, block, events, own)
+            if block in recorder.flows:
+                own = [layer for layer in layers if layer.stack == stack.name and layer.block == index]
+                _add(found, Block(model, recorder.flows[block], own), stack.name, index)
     return found
 
 
-def _events(model: nn.Module, block: str) -> list[Event]:
-    """What passes the borders of a block's modules; only the first run of a shared block counts."""
-    events: list[Event] = []
-    done = False
-    module = model.get_submodule(block)
-    handles = []
-
-    def enter(path: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            tensor = _tensor(args) if args else _tensor(tuple(kwargs.values()))
-            if tensor is not None and not done:
-                events.append(Event(path, "input", tensor))
-
-        return hook
-
-    def leave(path: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            nonlocal done
-            tensor = _tensor(output if isinstance(output, tuple) else (output,))
-            if tensor is not None and not done:
-                events.append(Event(path, "output", tensor))
-            done = done or path == block
-
-        return hook
-
-    for path, inner in module.named_modules(prefix=block):
-        handles += [
-            inner.register_forward_pre_hook(enter(path), with_kwargs=True),
-            inner.register_forward_hook(leave(path)),
-        ]
-    try:
-        with _quiet(model), torch.no_grad():
-            model(**probe_inputs(model))
-    except Exception as error:
-        raise AdapterError(
-            f"a small forward pass through {type(model).__name__} failed ({type(error).__name__}: {error}); "
-            "where sublayers join the residual stream cannot be seen without one"
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return events
+def _add(found: Sublayers, block: "Block", stack: str, index: int) -> None:
+    known: set[str] = set()
+    for kind, end in block.ends():
+        site = block.site(kind, end, stack, index)
+        if site is None:
+            found.hidden.setdefault(kind, []).append(end.path)
+        elif site.path not in known:  # experts and a shared expert end in one output
+            known.add(site.path)
+            found.sites.append(site)
 
 
-@contextmanager
-def _quiet(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and untouched random generators."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+class Block:
+    """One block's flow, read together with the roles of its layers."""
 
+    def __init__(self, model: nn.Module, flow: Flow, layers: Sequence[LayerSite]) -> None:
+        self.model, self.flow, self.layers = model, flow, layers
+        self.weight = next(model.get_submodule(flow.block).parameters())
+        self.stream: set[Key] = {flow.origin(flow.start)}
+        self.joins = list(self._joins())
 
-def _matched(
-    model: nn.Module, stack: str, index: int, block: str, events: Sequence[Event], layers: Sequence[LayerSite]
-) -> list[SublayerSite]:
-    roles = {layer.path: layer.role for layer in layers}
-    found: list[SublayerSite] = []
-    for position, event in enumerate(events):
-        role = _role(event, roles)
-        if role is None:
-            continue
-        join = _join(events, position)
-        if join is None:
-            continue
-        h, residual, total = join
-        norm = _norm(model, events, total)
-        weight = next(model.get_submodule(block).parameters())
-        stream = Tap(path=events[residual].path, side=events[residual].side)
-        site = SublayerSite(
-            path=events[h].path,
-            role=role,
+    def ends(self) -> Iterator[tuple[Kind, LayerSite]]:
+        """The last projection of each sublayer that runs (a cross-attention may have nothing to read)."""
+        for layer in self.layers:
+            kind, _, part = layer.role.partition(".")
+            ran = self.flow.calls[_module(layer)] or self.flow.calls[parent(_module(layer))]
+            if part in ("output", "down") and ran:
+                yield kind, layer  # type: ignore[misc]
+
+    def site(self, kind: Kind, end: LayerSite, stack: str, index: int) -> SublayerSite | None:
+        """The place where the output of `end` can be taken before it joins the stream; None when there is none."""
+        origins = self._origins(end)
+        join = next((join for join in self.joins if origins & join.parts), None)
+        reading = self._reading(kind, end)
+        if join is None or reading is None:
+            return None
+        residuals = self._residuals(join)
+        h = self._output(origins, join, {b.shape for b in residuals})
+        residual = next((b for b in residuals if h and self._tappable(b, h)), None)
+        entry = self._entry(reading, h) if h else None
+        if h is None or residual is None or entry is None:
+            return None
+        norm = self._norm(join) if self._reads_stream(reading, join) else None
+        if norm is not None and (h.key, residual.key) != (join.added, join.residual):
+            return None  # scaled on the way: norm(h + residual) is not what runs
+        return SublayerSite(
+            path=h.path,
+            role=kind,
             stack=stack,
             block=index,
-            width=events[h].tensor.shape[-1],
-            residual=stream,
-            entry=stream if norm else _entry(events, residual, h, stream),
+            width=h.shape[-1],
+            residual=Tap(path=residual.path, side=residual.side),
+            entry=entry,
             norm=norm,
-            dtype=weight.dtype,
-            device=weight.device,
+            dtype=self.weight.dtype,
+            device=self.weight.device,
         )
-        if site.path not in {other.path for other in found}:
-            found.append(site)
-    return found
 
+    def _joins(self) -> Iterator[Join]:
+        flow = self.flow
+        contents: dict[Key, frozenset[Key]] = {}
+        for addition in flow.sums:
+            left, right = addition.operands
+            in_left, in_right = (flow.origin(key) in self.stream for key in (left, right))
+            if in_left or in_right:
+                self.stream.add(addition.total)
+                residual, added = (left, right) if in_left else (right, left)
+                if in_left != in_right:
+                    origin = flow.origin(added)
+                    parts = contents.get(origin, frozenset({origin}))
+                    yield Join(parts, added, residual, addition.total, addition.time)
+            else:
+                inside = [contents.get(o, frozenset({o})) for o in (flow.origin(left), flow.origin(right))]
+                contents[addition.total] = inside[0] | inside[1] | {addition.total}
 
-def _role(event: Event, roles: dict[str, str]) -> Any:
-    """The sublayer that ends at this event: an output projection or a down projection."""
-    if event.side != "output":
+    def _origins(self, end: LayerSite) -> set[Key]:
+        """What leaves the projection, and what leaves the modules around it before the stream is joined."""
+        module = _module(end)
+        seen = [b for b in self.flow.borders if b.side == "output" and under(module, b.path)]
+        return {self.flow.origin(b.key) for b in seen} - self.stream
+
+    def _residuals(self, join: Join) -> list[Border]:
+        """Borders where the stream can be seen; parallel sublayers may be added one after the other."""
+        found = [b for b in self.flow.borders if b.key == join.residual]
+        before = next((other for other in self.joins if other.total == join.residual), None)
+        return found or (self._residuals(before) if before else [])
+
+    def _output(self, origins: set[Key], join: Join, shapes: set[torch.Size]) -> Border | None:
+        """The last border where h alone can be seen."""
+        fitting = [
+            b
+            for b in self.flow.borders
+            if b.side == "output" and b.time < join.time and b.shape in shapes and self.flow.once(b.path)
+            if self.flow.origin(b.key) in origins
+        ]
+        return fitting[-1] if fitting else None
+
+    def _entry(self, reading: Key, h: Border) -> Tap | None:
+        """What the sublayer reads, in the shape of h: the input of its first projection, or a step before it."""
+        step: Key | None = reading
+        while step is not None:
+            fitting = [b for b in self.flow.borders if b.key == step and self._tappable(b, h)]
+            if fitting:
+                return Tap(path=fitting[0].path, side=fitting[0].side)
+            step = self.flow.source.get(step)
         return None
-    role = roles.get(event.path, "")
-    if role == "mlp.down":
-        return "mlp"
-    kind, _, part = role.partition(".")
-    return kind if part == "output" else None
+
+    def _reads_stream(self, reading: Key, join: Join) -> bool:
+        """Whether no norm stands between the stream and the sublayer, as in post-norm blocks."""
+        same_origin = self.flow.origin(reading) == self.flow.origin(join.residual)
+        return reading == join.residual or not same_origin  # DETR adds positions to the stream, which is no norm
+
+    def _reading(self, kind: Kind, end: LayerSite) -> Key | None:
+        """The input of the value (positions may be added to query and key), of a cross query, or of up."""
+        wanted = {"attention": ("value", "query"), "cross_attention": ("query",), "mlp": ("up", "gate")}[kind]
+        inputs = {b.path: b.key for b in reversed(self.flow.borders) if b.side == "input"}
+        for part in wanted:
+            able = [_module(x) for x in self.layers if x.role == f"{kind}.{part}" and _module(x) in inputs]
+            if able:  # a block may have two of a kind: the one beside the end is meant
+                return inputs[max(able, key=lambda path: _shared_steps(path, end.path))]
+        own = _module(end)
+        around = (path for path in upwards(own) if path in inputs and path != self.flow.block)
+        return next((inputs[path] for path in around if path != own or end.kind == "tensor"), None)
+
+    def _tappable(self, border: Border, h: Border) -> bool:
+        return border.time < h.time and border.shape == h.shape and self.flow.once(border.path)
+
+    def _norm(self, join: Join) -> str | None:
+        """The norm of a post-norm block: the sum goes into it and nowhere else."""
+        used = any(join.total in addition.operands for addition in self.flow.sums)
+        left = any(b.key == join.total and b.path == self.flow.block and b.side == "output" for b in self.flow.borders)
+        if used or left:
+            return None
+        into = (b.path for b in self.flow.borders if b.key == join.total and b.side == "input" and b.time > join.time)
+        return next((path for path in into if _is_norm(self.model.get_submodule(path)) and self.flow.once(path)), None)
 
 
-def _join(events: Sequence[Event], start: int) -> tuple[int, int, int] | None:
-    """Indices of (h, r, h + r): h at or behind the projection, r before it, the sum behind h.
-
-    The last such h counts (behind the dropout, behind a layer scale), unless its module also runs elsewhere.
-    """
-    best = None
-    runs = Counter(event.path for event in events if event.side == "output")
-    behind = [i for i in range(start, len(events)) if events[i].side == "output"]
-    for h in behind[:12]:
-        if events[h].tensor.shape[-1] != events[start].tensor.shape[-1] or runs[events[h].path] > 1:
-            continue
-        for total in range(h + 1, len(events)):
-            residual = _residual(events, start, h, total)
-            if residual is not None:
-                best = (h, residual, total)
-                break
-    return best
+def _shared_steps(one: str, other: str) -> int:
+    """How many steps two paths have in common from the root."""
+    pairs = zip(one.split("."), other.split("."), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _residual(events: Sequence[Event], start: int, h: int, total: int) -> int | None:
-    """Index of an earlier tensor r with h + r = total; some models flatten batch and tokens on the way."""
-    wanted, output = events[total].tensor, events[h].tensor
-    if wanted.numel() != output.numel() or wanted.shape[-1] != output.shape[-1]:
-        return None
-    difference = wanted - output.view_as(wanted)
-    if float(difference.abs().max()) < 1e-6:  # the same tensor passed on, not a sum
-        return None
-    for i in range(start):
-        other = events[i].tensor
-        if (
-            other.numel() == difference.numel()
-            and other.shape[-1] == difference.shape[-1]
-            and torch.allclose(other.view_as(difference), difference, atol=1e-5, rtol=1e-4)
-        ):
-            return i
-    return None
+def _module(layer: LayerSite) -> str:
+    return parent(layer.path) if layer.kind == "tensor" else layer.path
 
 
-def _norm(model: nn.Module, events: Sequence[Event], total: int) -> str | None:
-    """The norm of a post-norm block: the sum goes into it and its output is the new stream.
-
-    In a pre-norm block the sum may go into a norm too, but it is also added to later: it is still the stream.
-    """
-    event = events[total]
-    if event.side != "input" or not is_norm(model.get_submodule(event.path)):
-        return None
-    final = events[-1].tensor
-    normed = next((e for e in events[total:] if e.path == event.path and e.side == "output"), None)
-    if normed is None:
-        return None
-    if normed.tensor.shape == final.shape and torch.equal(normed.tensor, final):
-        return event.path
-    later = [e.tensor for e in events[total + 1 :] if e.tensor.shape == normed.tensor.shape]
-    outputs = [e.tensor for e in events[total + 1 :] if e.side == "output" and e.tensor.shape == normed.tensor.shape]
-    joined = any(torch.allclose(t - o, normed.tensor, atol=1e-5, rtol=1e-4) for t in later for o in outputs)
-    return event.path if joined else None
-
-
-def _entry(events: Sequence[Event], residual: int, h: int, stream: Tap) -> Tap:
-    """What a pre-norm sublayer reads: the output of the norm that read the stream."""
-    for event in events[residual:h]:
-        if (
-            event.side == "input"
-            and "norm" in event.path.rpartition(".")[2].lower()
-            and torch.equal(event.tensor, events[residual].tensor)
-        ):
-            return Tap(path=event.path, side="output")
-    return stream
-
-
-def _tensor(values: Sequence[Any]) -> Tensor | None:
-    return next(
-        (v.detach().contiguous() for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.dim() >= 2),
-        None,
-    )
+def _is_norm(module: nn.Module) -> bool:
+    """By class name, wrappers included (PatchTST's holds a batch norm)."""
+    return "norm" in type(module).__name__.lower()
