@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from accelerate import PartialState
 
 from deltatune.methods.lora import LoRA
 from deltatune.train.loop import train
@@ -43,3 +44,4 @@ def test_two_processes_train_what_one_does(tmp_path):
 
 if __name__ == "__main__":
     train(work(Path(sys.argv[1]), 2))
+    PartialState().destroy_process_group()  # left to the interpreter's end it may abort

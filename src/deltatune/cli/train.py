@@ -16,10 +16,13 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Train an adapter; any key of the config can be set as `--training.learning_rate 1e-3`."""
+    from accelerate import PartialState
+
     from deltatune import api
 
     done = api.train_config(config, overrides(context.args), resume=resume, quiet=quiet)
     _report(done.folder, done.results)
+    PartialState().destroy_process_group()  # of several processes; left to the interpreter's end it may abort
 
 
 def overrides(arguments: list[str]) -> dict[str, str]:
