@@ -9,6 +9,7 @@ import deltatune
 from contract.cases import disturb
 from deltatune.core.errors import SettingsError
 from deltatune.engine.anatomy import Anatomy
+from models import tiny
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,20 @@ def test_torch_attention_that_reads_its_weights_is_adapted_and_merged():
     assert not torch.allclose(changed, base)
     adapter.merge()
     assert torch.allclose(model(x, x, x)[0], changed, atol=1e-6)
+
+
+def test_torchs_fused_encoder_layer_does_not_pass_the_adapter_by():
+    model = tiny("torch").eval()
+    tokens = torch.randint(3, 90, (2, 5))
+    with torch.no_grad():
+        base = model(tokens)[0]
+        adapter = deltatune.attach(model, deltatune.LoRA(r=2, target_modules=("linear1", "linear2")))
+        disturb(adapter)
+        changed = model(tokens)[0]
+        assert not torch.allclose(changed, base)
+        adapter.merge()
+        assert torch.allclose(model(tokens)[0], changed, atol=1e-5)
+        adapter.unmerge()
+        adapter.detach()
+        assert torch.allclose(model(tokens)[0], base, atol=1e-6)
+    assert not any(module._forward_hooks for module in model.modules())

@@ -34,7 +34,8 @@ def attach(model: nn.Module, method: Method, *, name: str = "default", seed: int
     """
     roster = roster_of(model)
     check_name(name, roster)
-    sites, saved = _places(method, roster)
+    with roster.activated(None):  # the map is the base's, whatever adapters act
+        sites, saved = _places(method, roster)
     rng = torch.Generator().manual_seed(seed)
     shared = method.share(sites, rng)
     built = {site.path: _build(model, method, site, shared, rng) for site in sites}

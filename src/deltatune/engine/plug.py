@@ -71,6 +71,13 @@ def _plug_layer(model: nn.Module, roster: Roster, site: LayerSite, name: str, ad
         _plug_tensor(model, roster, f"{site.path}.{tensor_name}", name, adapter, Stacked(site))
     else:
         socket(module, "layer", partial(LayerSocket, roster, kind)).plug(name, adapter)
+        if type(model.get_submodule(site.path.rpartition(".")[0])) is nn.TransformerEncoderLayer:
+            # torch's fused path would read the weights past the adapter; any hook turns it off
+            roster.undo.append(module.register_forward_hook(_nothing).remove)
+
+
+def _nothing(module: nn.Module, args: object, output: object) -> None:
+    """A hook that changes nothing."""
 
 
 def _plug_tensor(

@@ -1,0 +1,49 @@
+"""Attention modules that take keys and values from outside: heads from shapes, refusals by name."""
+
+import pytest
+
+from deltatune.core.errors import SettingsError
+from deltatune.engine.anatomy import Anatomy
+from models import LAYERS, tiny
+
+EXPECTED = {
+    "bert": ("attention.self", 4, 4, 8),
+    "gpt2": ("attn", 4, 4, 8),
+    "gpt-neox": ("attention", 4, 4, 8),
+    "llama": ("self_attn", 4, 2, 8),
+    "phi3": ("self_attn", 4, 2, 8),
+    "modernbert": ("attn", 4, 4, 8),
+    "t5": ("layer.0.SelfAttention", 4, 4, 8),
+    "vit": ("attention", 4, 4, 8),
+    "whisper": ("self_attn", 4, 4, 8),
+    "swin": ("attention", 2, 2, 8),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_heads_are_read_from_shapes(name):
+    anatomy = Anatomy.of(tiny(name))
+    site = anatomy.attentions(("self",))[0]
+    path, heads, key_value_heads, width = EXPECTED[name]
+    assert site.path == f"{anatomy.main_stack.blocks[0]}.{path}"
+    assert (site.heads, site.key_value_heads, site.head_width) == (heads, key_value_heads, width)
+
+
+def test_cross_attention_is_asked_for_apart():
+    anatomy = Anatomy.of(tiny("bart"))
+    assert len(anatomy.attentions(("self",))) == 2 * LAYERS
+    assert {site.path.rpartition(".")[2] for site in anatomy.attentions(("cross",))} == {"encoder_attn"}
+
+
+@pytest.mark.parametrize("name", ["xlnet", "deberta-v2", "bloom", "falcon", "mpnet", "mamba", "torch"])
+def test_attention_outside_the_registry_is_refused_by_model_name(name):
+    model = tiny(name)
+    with pytest.raises(SettingsError, match=f"{type(model).__name__} does not take keys and values"):
+        Anatomy.of(model).attentions(("self",))
+
+
+def test_a_role_that_only_some_modules_offer_is_refused():
+    anatomy = Anatomy.of(tiny("rt-detr"))
+    assert anatomy.attentions(("self",))
+    with pytest.raises(SettingsError, match="cross attention"):
+        anatomy.attentions(("self", "cross"))
