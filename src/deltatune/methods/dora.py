@@ -31,7 +31,7 @@ class DoRA(LowRankMethod):
     title: ClassVar[str] = "DoRA"
     paper: ClassVar[str] = "Liu et al. 2024, arXiv:2402.09353"
     can: ClassVar[Can] = Can(merge=True, identity=1e-5)
-    learning_rate: ClassVar[float] = 5e-4
+    learning_rate: ClassVar[float] = 1e-3
 
     def build(self, site: LayerSite, origin: Callable[[], Tensor], shared: None, rng: torch.Generator) -> "DoRAAdapter":
         """A, B and the magnitudes of one layer."""

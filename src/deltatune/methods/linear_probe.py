@@ -27,7 +27,7 @@ class LinearProbe(Method):
     title: ClassVar[str] = "Linear probe"
     paper: ClassVar[str] = "Alain and Bengio 2016, arXiv:1610.01644"
     can: ClassVar[Can] = Can(merge=True)
-    learning_rate: ClassVar[float] = 5e-3
+    learning_rate: ClassVar[float] = 2e-2
 
     def sites(self, model: Sites) -> Sequence[ParameterSite]:
         """The tensors of the head; raises `SettingsError` for a model without one."""

@@ -28,7 +28,7 @@ class LoRA(LowRankMethod):
     title: ClassVar[str] = "LoRA"
     paper: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
     can: ClassVar[Can] = Can(merge=True)
-    learning_rate: ClassVar[float] = 5e-4
+    learning_rate: ClassVar[float] = 1e-3
 
     def build(self, site: LayerSite, origin: Callable[[], Tensor], shared: None, rng: torch.Generator) -> "LoRAAdapter":
         """A and B for one layer."""
