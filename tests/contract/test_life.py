@@ -42,11 +42,13 @@ def test_it_compiles_to_one_graph(name):
         assert distance(compiled(**given)[0], expected) < 1e-5
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
-@pytest.mark.parametrize("name", [n for n in METHODS if n != "linear-probe"])
+def fitting(*families):
+    """Every (method, family) of these families that fit together."""
+    return [(name, family) for name, family in cases() if family in families]
+
+
+@pytest.mark.parametrize(("name", "family"), fitting("gpt2", "llama", "t5"))
 def test_generation_is_the_same_with_and_without_a_cache(name, family):
-    if not fits(registry.method(name), family):
-        pytest.skip("no place in this family, tested as a refusal")
     model, handle = attached(name, family)
     disturb(handle, size=0.3)
     given = {k: v[:2, :5] for k, v in inputs(model).items() if k != "decoder_input_ids"}
@@ -58,11 +60,8 @@ def test_generation_is_the_same_with_and_without_a_cache(name, family):
         assert torch.equal(texts[0], texts[1])
 
 
-@pytest.mark.parametrize("family", ["bert", "llama", "vit"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "family"), fitting("bert", "llama", "vit"))
 def test_eager_and_fused_attention_agree(name, family):
-    if not fits(registry.method(name), family):
-        pytest.skip("no place in this family")
     found = []
     for attention in ("eager", "sdpa"):
         model = model_of(family)
@@ -74,14 +73,11 @@ def test_eager_and_fused_attention_agree(name, family):
     assert distance(found[0], found[1]) < 1e-5
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "linear-probe"])  # its tensors are those of full
 def test_gradients_are_those_of_finite_differences(name):
     torch.manual_seed(3)
     model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)).double()
     settings = {"r": 2, "target_modules": ("0", "2")} if name in ("lora", "dora") else {}
-    if name == "linear-probe":
-        settings = {"modules_to_save": ("2",)}
-        pytest.skip("a linear probe needs a head by role; its tensors are those of full fine-tuning")
     handle = attach(model, registry.method(name, **settings))
     for module in handle.modules():
         module.double()
@@ -230,6 +226,24 @@ def test_switching_is_one_assignment():
         pass
     handle.activate()
     assert not calls
+
+
+class Linear4bit(torch.nn.Linear):
+    """Stands in for a layer of bitsandbytes: recognised by its class name."""
+
+
+def test_a_quantised_base_is_adapted_but_never_merged_into_nor_trained():
+    model = torch.nn.Sequential(Linear4bit(8, 8))
+    base = model(torch.ones(1, 8))
+    with pytest.raises(deltatune.DeltatuneError, match="full cannot train on a quantised base"):
+        attach(model, registry.method("full"))
+    model[0].weight.SCB = None
+    model[0].weight.dequantize = lambda: model[0]._parameters["weight"].detach().float()
+    handle = attach(model, registry.method("lora", r=2, target_modules="0"))
+    assert torch.equal(model(torch.ones(1, 8)), base)
+    with pytest.raises(deltatune.DeltatuneError, match="merging into a quantised weight is not possible"):
+        handle.merge()
+    assert not handle.merged
 
 
 def test_every_family_has_a_method_and_every_refusal_says_why():

@@ -94,7 +94,7 @@ def test_unmerging_restores_the_base_to_the_bit(name, family):
     disturb(handle)
     before = outputs(model)
     if not handle.method.can.merge:
-        pytest.skip("declares that it cannot merge")
+        return  # the refusal is tested above
     handle.merge()
     handle.unmerge()
     now = dict(model.named_parameters())

@@ -71,6 +71,10 @@ def check_name(name: str, roster: Roster) -> None:
 
 def _places(method: Method, roster: Roster) -> tuple[list[Site], list[ParameterSite]]:
     """The method's sites and the tensors of modules trained whole; raises when there is nothing to train."""
+    if not method.can.quantised_base and any(layer.quantised for layer in roster.anatomy.every_layer):
+        raise SettingsError(
+            f"{method.type} cannot train on a quantised base", hint="load the base unquantised, or use lora"
+        )
     sites = list(method.sites(roster.anatomy))
     own = {site.path for site in sites if isinstance(site, ParameterSite)}
     whole = roster.anatomy.parameters(targets=method.modules_to_save) if method.modules_to_save else []
