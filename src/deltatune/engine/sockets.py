@@ -80,7 +80,7 @@ class LayerSocket(Socket):
         if not any(name in here for name in names(node)):
             return y
         dim = self.roster.batch_dim if x.dim() > 2 else 0
-        groups = expand_rows(node, x.shape[dim], type(module_of(base)).__name__)
+        groups = expand_rows(node, x.shape[dim], type(base.module).__name__)
 
         def part(child: Any, rows: Tensor) -> Tensor:
             x_rows = x.index_select(dim, rows)
@@ -204,11 +204,6 @@ def repeated(condition: Tensor | None, size: int) -> Tensor | None:
     if condition is None or size == condition.shape[0] or size % condition.shape[0]:
         return condition
     return condition.repeat_interleave(size // condition.shape[0], dim=0)
-
-
-def module_of(base: LayerBase) -> nn.Module:
-    """The module below a layer base."""
-    return base.module
 
 
 def _first_only(call: Callable[..., Any], rest: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
