@@ -76,7 +76,7 @@ def test_a_stopped_training_says_how_to_go_on_and_can(stage, straight, tmp_path,
 
 def test_a_second_signal_stops_at_once(stage, tmp_path):
     folder = tmp_path / "run"
-    victim = stage.ask("train", folder, 0.5)
+    victim = stage.ask("train", folder, 2)  # a step takes 4 s: room for the second signal on a busy machine
     wait_for_a_line(folder)
     os.kill(victim, signal.SIGINT)
     while "once more" not in (tmp_path / "run.err").read_text():
