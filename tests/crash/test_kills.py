@@ -76,8 +76,9 @@ def test_a_stopped_training_says_how_to_go_on_and_can(stage, straight, tmp_path,
 
 def test_a_second_signal_stops_at_once(stage, tmp_path):
     folder = tmp_path / "run"
-    victim = stage.ask("train", folder, 2)  # a step takes 4 s: room for the second signal on a busy machine
-    wait_for_a_line(folder)
+    victim = stage.ask("train", folder, 2)
+    wait_for_a_line(folder)  # the end of a step: its checkpoint is still to come, and the next step takes 4 s
+    time.sleep(1)
     os.kill(victim, signal.SIGINT)
     while "once more" not in (tmp_path / "run.err").read_text():
         time.sleep(0.01)
