@@ -10,7 +10,15 @@ from torch import nn
 from contract.cases import distance, forward, model_of, outputs
 from deltatune.core.errors import AdapterError, SettingsError
 from deltatune.core.method import Can, Method
-from deltatune.core.site import InputAdapter, KeyValueAdapter, LayerAdapter, SideAdapter, SiteAdapter, SublayerAdapter
+from deltatune.core.site import (
+    InputAdapter,
+    KeyValueAdapter,
+    LayerAdapter,
+    Shared,
+    SideAdapter,
+    SiteAdapter,
+    SublayerAdapter,
+)
 from deltatune.engine.attach import attach
 from deltatune.engine.compose import Rows, Stack
 from models import ROWS, inputs
@@ -37,10 +45,16 @@ class SharedScale(Toy):
         return model.layers("attention.query")
 
     def share(self, sites, rng):
-        return nn.ParameterList([torch.zeros(1)])
+        return Scale(0.0)
 
     def build(self, site, origin, shared, rng):
         return Scaled(shared)
+
+
+class Scale(Shared):
+    def __init__(self, start):
+        super().__init__()
+        self.size = nn.Parameter(torch.full((1,), start))
 
 
 class Scaled(LayerAdapter):
@@ -50,19 +64,19 @@ class Scaled(LayerAdapter):
         self.own = nn.Parameter(torch.ones(1))
 
     def forward(self, x, base):
-        return base(x) * (1 + self.own * self.shared[0])
+        return base(x) * (1 + self.own * self.shared.size)
 
 
 def test_a_shared_parameter_is_one_tensor_trained_and_saved_once():
     model = model_of("bert")
     handle = attach(model, SharedScale())
-    assert [n for n in handle.named_parameters() if "shared" in n] == ["shared.0"]
+    assert [n for n in handle.named_parameters() if "shared" in n] == ["shared.size"]
     assert len(handle.named_parameters()) == 1 + 2
     forward(model, inputs(model)).square().sum().backward()
-    assert handle.named_parameters()["shared.0"].grad.abs() > 0
-    assert [n for n in handle.export().tensors if "shared" in n] == ["shared.0"]
+    assert handle.named_parameters()["shared.size"].grad.abs() > 0
+    assert [n for n in handle.export().tensors if "shared" in n] == ["shared.size"]
     twin = copy.deepcopy(model)
-    scales = {id(m.shared[0]) for m in twin.modules() if isinstance(m, Scaled)}
+    scales = {id(m.shared.size) for m in twin.modules() if isinstance(m, Scaled)}
     assert len(scales) == 1
 
 
@@ -74,7 +88,7 @@ class Pulled(Toy):
         return model.layers("attention.query")
 
     def build(self, site, origin, shared, rng):
-        return Scaled(nn.ParameterList([torch.ones(1)]))
+        return Scaled(Scale(1.0))
 
     def penalty(self, placed):
         return sum(module.own.square().sum() for module in placed.modules())

@@ -19,6 +19,7 @@ from deltatune.core.site import (
     InputSite,
     LayerSite,
     ParameterSite,
+    Shared,
     SideSite,
     Site,
     SiteAdapter,
@@ -73,11 +74,23 @@ class Placed:
     """What a method built on one model: a module per site path, and what those modules share."""
 
     sites: Mapping[str, SiteAdapter]
-    shared: nn.Module | None = None
+    shared: Shared | None = None
 
     def modules(self) -> Iterator[SiteAdapter]:
         """The site adapters, in the order of their sites."""
         return iter(self.sites.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How one trained tensor moves, against the settings of the run."""
+
+    rate: float = 1.0
+    """Factor on the learning rate."""
+    decay: bool | None = None
+    """Whether weight decay pulls it to zero; None: matrices are, vectors are not."""
+    outer: bool = False
+    """The factor on the output's side, which LoRA+ trains faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +131,25 @@ class Method(Settings, ABC):
     def build(self, site: Any, origin: Callable[[], Tensor], shared: Any, rng: torch.Generator) -> SiteAdapter:
         """The module for one site, in float32 on the CPU; every random value comes from `rng`.
 
-        `origin()` is the base's tensor there: [O, I, *kernel] at a layer site, as stored at a parameter site.
+        `origin()` is the base's tensor there: [O, I, *kernel] at a layer site, as stored at a parameter site, the
+        token table [V, D] at an input site.
         """
 
     @abstractmethod
     def count(self, sites: Sequence[Any]) -> int:
         """Trained parameters by the closed form of the paper, without building anything."""
 
-    def share(self, sites: Sequence[Any], rng: torch.Generator) -> nn.Module | None:
+    def share(self, sites: Sequence[Any], rng: torch.Generator) -> Shared | None:
         """What all sites of this adapter share (a common matrix, a vector bank); saved once."""
         return None
+
+    def worded(self, encode: Callable[[str], list[int]], labels: Sequence[str]) -> "Method":
+        """The settings with texts and labels replaced by token ids, for a method that starts from words."""
+        return self
+
+    def pace(self, name: str) -> Pace:
+        """How the tensor of this name (inside its site, or `shared.<name>`) is trained."""
+        return Pace()
 
     def penalty(self, placed: Placed) -> Tensor | None:
         """A term of the loss that depends on the adapter alone."""
@@ -135,6 +157,8 @@ class Method(Settings, ABC):
 
     def after_step(self, placed: Placed, progress: Progress) -> None:
         """Called after every optimizer step, whichever loop trains; the place for phases and growing masks."""
+
+    # -- peft's format
 
     def peft_config(self, sites: Sequence[Any]) -> dict[str, Any]:
         """Keys of peft's `adapter_config.json` besides those every adapter has."""
@@ -152,6 +176,17 @@ class Method(Settings, ABC):
     def of_peft(self, site: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of `to_peft`."""
         return dict(tensors)
+
+    def to_peft_file(self, sites: Sequence[Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """All tensors of a format that does not go by site; None when `to_peft` says it all.
+
+        Ours are `<site path>.<name>` and `shared.<name>`, peft's the exact keys of the file.
+        """
+        return None
+
+    def of_peft_file(self, sites: Sequence[Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """The inverse of `to_peft_file`; raises `KeyError` with the name of a tensor that is missing."""
+        return None
 
 
 def check_rank(method: str, rank: int, site: LayerSite) -> None:

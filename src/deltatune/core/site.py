@@ -6,7 +6,7 @@ the call, and an abstract module that a method file implements.
     site          the adapter gets                                    it returns
     layer         x and `base` (callable; weight, bias)               y
     sublayer      h before the residual, and `stream`                 h'
-    key-value     rows                                                keys and values to put in front
+    key-value     rows, and what the attention reads                  keys and values to put in front
     input         rows                                                embeddings to put in front
     parameter     one tensor of the base                              the tensor to use instead
     side          the hidden states of every block, detached          the last hidden state
@@ -15,7 +15,7 @@ Shape legend: B batch, T tokens, D model width, I in, O out, R rank, H heads, P 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -116,6 +116,8 @@ class InputSite:
     stack: str
     width: int
     """D."""
+    table: str | None = None
+    """Path of the token embedding's weight [V, D]; None where the stack reads no tokens of a vocabulary."""
     dtype: torch.dtype
     device: torch.device
 
@@ -192,6 +194,28 @@ class Stream(Protocol):
     def normed(self, h: Tensor) -> Tensor:
         """norm(h + residual) with the block's own norm; h + residual in pre-norm blocks."""
 
+    def adapter(self, name: str) -> "SublayerAdapter":
+        """Another adapter at this site, active or not; raises `AdapterError` when there is none of this name."""
+
+
+class Attended(Protocol):
+    """What an attention module works on."""
+
+    condition: Tensor | None
+    """Task id [B] or vector [B, C] of each row, when the caller gave one."""
+
+    @property
+    def entry(self) -> Tensor:
+        """What the module reads, x_BTD."""
+
+
+class Shared(nn.Module):
+    """What all sites of one adapter share; saved once."""
+
+    def folded(self) -> "Shared | None":
+        """What is saved of it: itself, unless the folded modules of the sites can do without."""
+        return self
+
 
 class SiteAdapter(nn.Module, ABC):
     """The parameters of one adapter at one site. It never owns a tensor of the base and never changes one."""
@@ -202,6 +226,10 @@ class SiteAdapter(nn.Module, ABC):
         A prompt encoder returns the prompt it computes; `state_dict()` of the unfolded module still resumes training.
         """
         return self
+
+    def opened(self, tensors: Mapping[str, Tensor]) -> "SiteAdapter":
+        """The folded module with room for the tensors of a file: `folded()`, unless their shapes vary (sparse ones)."""
+        return self.folded()
 
 
 class LayerAdapter(SiteAdapter):
@@ -228,7 +256,7 @@ class KeyValueAdapter(SiteAdapter):
     """An adapter at a key-value site."""
 
     @abstractmethod
-    def forward(self, rows: int, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, rows: int, source: Attended) -> tuple[Tensor, Tensor]:
         """Keys and values [rows, H, P, K] to put in front of the base's own; expand, do not copy."""
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError, SettingsError
 from deltatune.core.method import AdapterFile, Method, Placed
-from deltatune.core.site import LayerSite, ParameterSite, ReplacedTensor, Site, SiteAdapter
+from deltatune.core.site import InputSite, LayerSite, ParameterSite, ReplacedTensor, Site, SiteAdapter
 from deltatune.engine import steps
 from deltatune.engine.fingerprint import fingerprint
 from deltatune.engine.handle import Handle
@@ -88,10 +88,14 @@ def _build(model: nn.Module, method: Method, site: Site, shared: Any, rng: torch
 
 
 def origin(model: nn.Module, site: Site) -> Tensor:
-    """The base's tensor at a layer site ([O, I, *kernel]) or at a parameter site (as stored)."""
+    """The base's tensor at a layer site ([O, I, *kernel]), a parameter site (as stored) or an input site ([V, D])."""
     if isinstance(site, LayerSite):
         module, name = owner(model, site)
         return kind_of(site).read(substituted(module, {}), name)  # the base's own, whatever adapters are there
+    if isinstance(site, InputSite):
+        if site.table is None:
+            raise SettingsError(f"{site.path} reads no tokens of a vocabulary that a prompt could start from")
+        return _stored(model, site.table)
     return _stored(model, site.path)
 
 

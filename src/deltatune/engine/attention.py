@@ -6,6 +6,7 @@ that goes through the registry, whatever its attention looks like inside.
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,17 +36,25 @@ class AttentionSocket(Socket):
         rows = keys.shape[0]
         if isinstance(node, Rows):
             return self._by_rows(node, keys, values)
-        prefix = self._prefix(node, rows, repeated(self.roster.condition, rows))
+        prefix = self._prefix(node, rows, self._source(rows))
         if prefix is None:
             return keys, values, None
         return torch.cat([prefix[0].to(keys.dtype), keys], 2), torch.cat([prefix[1].to(values.dtype), values], 2), None
 
-    def _prefix(self, node: Any, rows: int, condition: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def run(self, module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The plain call; what the module reads is kept for the adapters that look at it."""
+        self.roster.frame[self] = args[0] if args else kwargs["hidden_states"]
+        return call(*args, **kwargs)
+
+    def _source(self, rows: int) -> "Source":
+        return Source(self.roster.frame[self], repeated(self.roster.condition, rows))
+
+    def _prefix(self, node: Any, rows: int, source: "Source") -> tuple[Tensor, Tensor] | None:
         here = self.here()
         if isinstance(node, str):
-            return here[node](rows, condition) if node in here else None
+            return here[node](rows, source) if node in here else None
         if isinstance(node, Stack):  # prefixes side by side
-            parts = [part for part in (self._prefix(p, rows, condition) for p in node.parts) if part is not None]
+            parts = [part for part in (self._prefix(p, rows, source) for p in node.parts) if part is not None]
             if not parts:
                 return None
             return torch.cat([k for k, _ in parts], 2), torch.cat([v for _, v in parts], 2)
@@ -56,11 +65,8 @@ class AttentionSocket(Socket):
     def _by_rows(self, node: Rows, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         batch = keys.shape[0]
         groups = expand_rows(node, batch, "attention")
-        condition = repeated(self.roster.condition, batch)
-        found = []
-        for child, rows in groups:
-            part = None if condition is None else condition[rows]
-            found.append((rows, self._prefix(child, len(rows), part)))
+        source = self._source(batch)
+        found = [(rows, self._prefix(child, len(rows), source.rows(rows))) for child, rows in groups]
         longest = max((prefix[0].shape[2] for _, prefix in found if prefix is not None), default=0)
         if not longest:
             return keys, values, None
@@ -76,6 +82,18 @@ class AttentionSocket(Socket):
             front_v = front_v.index_copy(0, index, F.pad(prefix[1].to(values.dtype), (0, 0, pad, 0)))
             seen[index, pad:] = True
         return torch.cat([front_k, keys], 2), torch.cat([front_v, values], 2), seen
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an attention module works on (see `core.site.Attended`)."""
+
+    entry: Tensor
+    condition: Tensor | None
+
+    def rows(self, rows: list[int]) -> "Source":
+        """The same for some rows of the batch."""
+        return Source(self.entry[rows], None if self.condition is None else self.condition[rows])
 
 
 def plug_attention(model: nn.Module, roster: Roster, site: AttentionSite, name: str, adapter: SiteAdapter) -> None:

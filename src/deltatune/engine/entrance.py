@@ -33,6 +33,7 @@ def entrance(model: nn.Module, stacks: Sequence[Stack]) -> InputSite:
             exit=trial.exit,
             stack=stack.name,
             width=trial.embedded[2],
+            table=_table(model, backbone),
             dtype=weight.dtype,
             device=weight.device,
         )
@@ -69,6 +70,12 @@ def _token_embedding(home: Any, path: str) -> str | None:
     if path or any(hasattr(module, "get_input_embeddings") for module in home.modules()):
         return None
     return next((place for place, module in walk(home, path) if isinstance(module, nn.Embedding)), None)
+
+
+def _table(model: nn.Module, home: str) -> str | None:
+    """The weight of the token embedding, when it is a table of a vocabulary."""
+    token = _token_embedding(model.get_submodule(home), home)
+    return f"{token}.weight" if token is not None and isinstance(model.get_submodule(token), nn.Embedding) else None
 
 
 def _tried(model: nn.Module, path: str, backbone: str, stack: Stack) -> "Trial":

@@ -164,9 +164,14 @@ class Handle:
         """Takes the tensors of a file; raises `AdapterError` for missing, extra or misshapen ones."""
         attached = self.attached
         for path, module in attached.placed.sites.items():
-            folded = module.folded()
+            prefix = f"{path}."
+            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            folded = module.opened(own)
             if folded is not module:  # what a file holds can serve, not train
                 _replug(self.model, self.roster, attached, path, folded)
+        shared = attached.placed.shared
+        if shared is not None and shared.folded() is not shared:
+            attached.placed = Placed(attached.placed.sites, shared.folded())
         copy_strictly(tensors, self._folded_tensors())
 
     # -- merging
@@ -223,7 +228,7 @@ class Handle:
     def _folded_tensors(self) -> dict[str, Tensor]:
         """Tensors by the names of `AdapterFile.tensors`."""
         attached = self.attached
-        shared = attached.placed.shared
+        shared = attached.placed.shared.folded() if attached.placed.shared is not None else None
         found = {f"shared.{name}": tensor.detach() for name, tensor in (shared.state_dict() if shared else {}).items()}
         seen = {id(tensor) for tensor in (shared.state_dict(keep_vars=True).values() if shared else ())}
         for path, module in attached.placed.sites.items():

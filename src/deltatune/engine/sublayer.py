@@ -1,12 +1,13 @@
 """Sublayer site: the output of attention or feed-forward, just before it joins the residual stream."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from deltatune.core.site import SiteAdapter, SublayerSite, Tap
+from deltatune.core.errors import AdapterError
+from deltatune.core.site import SiteAdapter, SublayerAdapter, SublayerSite, Tap
 from deltatune.engine.compose import Rows, by_rows, evaluate, expand_rows, names, weighted
 from deltatune.engine.layers import substituted
 from deltatune.engine.roster import Roster
@@ -47,8 +48,9 @@ class SublayerSocket(Socket):
             return output
         h = first(output)
         frame = self.roster.frame  # some models flatten batch and tokens between the taps
-        stream = Block(frame[self.site.residual].view_as(h), frame[self.site.entry].view_as(h), self.norm[0])
-        stream.condition = repeated(self.roster.condition, h.shape[self._dim(h)])
+        condition = repeated(self.roster.condition, h.shape[self._dim(h)])
+        residual, entry = (frame[tap].view_as(h) for tap in (self.site.residual, self.site.entry))
+        stream = Block(residual, entry, self.norm[0], condition, self.here())
         changed = self._rows(node, h, stream) if isinstance(node, Rows) else self._composed(node, h, stream)
         return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
@@ -71,9 +73,15 @@ class SublayerSocket(Socket):
 class Block:
     """What surrounds a sublayer output (see `core.site.Stream`)."""
 
-    def __init__(self, residual: Tensor, entry: Tensor, norm: nn.Module | None) -> None:
-        self.residual, self.entry, self.norm = residual, entry, norm
-        self.condition: Tensor | None = None
+    def __init__(
+        self,
+        residual: Tensor,
+        entry: Tensor,
+        norm: nn.Module | None,
+        condition: Tensor | None,
+        here: Mapping[str, SublayerAdapter],
+    ) -> None:
+        self.residual, self.entry, self.norm, self.condition, self.here = residual, entry, norm, condition, here
 
     def normed(self, h: Tensor) -> Tensor:
         """norm(h + residual), by the block's own norm."""
@@ -82,9 +90,15 @@ class Block:
 
     def rows(self, rows: Tensor, dim: int) -> "Block":
         """The same for some rows of the batch."""
-        part = Block(self.residual.index_select(dim, rows), self.entry.index_select(dim, rows), self.norm)
-        part.condition = None if self.condition is None else self.condition[rows]
-        return part
+        condition = None if self.condition is None else self.condition[rows]
+        residual, entry = self.residual.index_select(dim, rows), self.entry.index_select(dim, rows)
+        return Block(residual, entry, self.norm, condition, self.here)
+
+    def adapter(self, name: str) -> SublayerAdapter:
+        """Another adapter at this site; raises `AdapterError` when there is none of this name."""
+        if name not in self.here:
+            raise AdapterError(f"no adapter {name!r} at this sublayer", hint=f"here are {', '.join(sorted(self.here))}")
+        return self.here[name]
 
 
 def plug_sublayer(model: nn.Module, roster: Roster, site: SublayerSite, name: str, adapter: SiteAdapter) -> None:

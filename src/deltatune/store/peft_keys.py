@@ -22,6 +22,9 @@ SHARED = "base_model.deltatune_shared."
 def ours_to_file(file: AdapterFile) -> dict[str, Tensor]:
     """The tensors of an adapter under the names of the file."""
     found = {f"{ROOT}{path}": file.tensors[path] for path in file.saved}
+    whole = file.method.to_peft_file(file.sites, file.tensors)
+    if whole is not None:
+        return found | whole
     places = _places(file.sites)
     inside = _split(file.tensors, {site.path: f"{site.path}." for site in file.sites})
     for site in file.sites:
@@ -39,6 +42,12 @@ def file_to_ours(
     """The tensors of a file under our names; raises `AdapterError` for tensors that belong to no site."""
     rest = dict(tensors)
     found = {path: _take(rest, f"{ROOT}{path}") for path in saved}
+    try:
+        whole = method.of_peft_file(sites, rest)
+    except KeyError as missing:
+        raise AdapterError(f"adapter tensor {missing.args[0]} is missing") from None
+    if whole is not None:
+        return found | whole
     places = _places(sites)
     inside = _split(rest, places)
     for site in sites:
