@@ -1,5 +1,7 @@
 """What the contract tests run on: every method of the registry on small random models of every kind."""
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +19,15 @@ FAMILIES = ("bert", "albert", "xlnet", "gpt2", "llama", "t5", "vit", "whisper")
 def fits(method: Method, family: str) -> bool:
     """Whether the method has a place in this family; a clear refusal is tested elsewhere."""
     try:
-        return bool(method.sites(Anatomy.of(model_of(family))))
+        return bool(method.sites(anatomy_of(family)))
     except SettingsError:
         return False
+
+
+@cache
+def anatomy_of(family: str) -> Anatomy:
+    """The map of a small model."""
+    return Anatomy.of(model_of(family))
 
 
 def model_of(family: str, noise: bool = True) -> nn.Module:
@@ -35,6 +43,7 @@ def model_of(family: str, noise: bool = True) -> nn.Module:
     return model
 
 
+@cache
 def cases() -> list[tuple[str, str]]:
     """Every (method, family) that fit together."""
     return [(name, family) for name, cls in registry.methods().items() for family in FAMILIES if fits(cls(), family)]
