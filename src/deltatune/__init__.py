@@ -27,6 +27,7 @@ _PLACES = {
         "finetune",
         "inspect",
         "load",
+        "materialize",
         "method",
         "predict",
         "prepare",

@@ -24,6 +24,7 @@ from deltatune.engine.anatomy import Anatomy
 from deltatune.engine.compose import Average, Node, Rows, Stack
 from deltatune.engine.describe import describe
 from deltatune.engine.fingerprint import exact_hash
+from deltatune.engine.materialize import materialize as materialized
 from deltatune.engine.meta import from_config
 from deltatune.engine.precision import base_dtype, choose_attention
 from deltatune.engine.roster import roster_of
@@ -46,6 +47,7 @@ __all__ = [
     "finetune",
     "inspect",
     "load",
+    "materialize",
     "method",
     "predict",
     "prepare",
@@ -118,6 +120,14 @@ def prepare(
     if gradient_checkpointing:
         adapter.checkpoint()
     return model
+
+
+def materialize(adapter: Adapter, condition: int | torch.Tensor, *, name: str) -> Adapter:
+    """The plain adapter that a conditional one is for one task id or vector [C], with equal outputs.
+
+    Raises `AdapterError` for an adapter that is not conditional and for an impossible condition.
+    """
+    return Adapter(adapter.model, materialized(adapter, condition, name=name).name)
 
 
 def active(model: nn.Module, composition: Node) -> Any:

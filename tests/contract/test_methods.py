@@ -49,11 +49,15 @@ def test_only_the_declared_tensors_train(name, family):
     assert handle.trainable_parameters == handle.method.count(handle.attached.sites)
 
 
-def test_every_trained_tensor_gets_a_gradient_within_two_steps(name, family):
+STEPS = {"conditional-adapter": 3}
+"""Steps until the gradient is through the tensors that start at zero: one more than these in a row; 2 for most."""
+
+
+def test_every_trained_tensor_gets_a_gradient_within_few_steps(name, family):
     model, handle = attached(name, family)
     optimizer = torch.optim.AdamW(handle.parameters(), lr=1e-2)
     reached = set()
-    for _ in range(2):
+    for _ in range(STEPS.get(name, 2)):
         optimizer.zero_grad()
         forward(model, inputs(model)).float().square().mean().backward()
         reached |= {n for n, p in handle.named_parameters().items() if p.grad is not None and p.grad.abs().sum() > 0}

@@ -158,6 +158,14 @@ class Method(Settings, ABC):
     def after_step(self, placed: Placed, progress: Progress) -> None:
         """Called after every optimizer step, whichever loop trains; the place for phases and growing masks."""
 
+    def check_condition(self, condition: Tensor) -> None:
+        """Raises `AdapterError` for task ids [B] or vectors [B, C] that the adapter cannot take; most look at none."""
+        return None
+
+    def materialized(self) -> Mapping[str, Any] | None:
+        """Settings, with `type`, of the method this one becomes for a single condition; None when it needs none."""
+        return None
+
     # -- peft's format
 
     def peft_config(self, sites: Sequence[Any]) -> dict[str, Any]:

@@ -191,6 +191,10 @@ class Stream(Protocol):
     def entry(self) -> Tensor:
         """What the sublayer read."""
 
+    @property
+    def batch_dim(self) -> int:
+        """The dimension of h that counts the rows of the batch."""
+
     def normed(self, h: Tensor) -> Tensor:
         """norm(h + residual) with the block's own norm; h + residual in pre-norm blocks."""
 
@@ -230,6 +234,10 @@ class SiteAdapter(nn.Module, ABC):
     def opened(self, tensors: Mapping[str, Tensor]) -> "SiteAdapter":
         """The folded module with room for the tensors of a file: `folded()`, unless their shapes vary (sparse ones)."""
         return self.folded()
+
+    def materialized(self, condition: Tensor) -> dict[str, Tensor]:
+        """The tensors of `Method.materialized` for one task id [] or vector [C]: its own, where it asks for none."""
+        return self.state_dict()
 
 
 class LayerAdapter(SiteAdapter):

@@ -64,7 +64,8 @@ class Handle:
 
     @contextmanager
     def conditioned(self, condition: Tensor) -> Iterator[None]:
-        """Rows carry a task id [B] or a vector [B, C] inside the block."""
+        """Rows carry a task id [B] or a vector [B, C] inside the block; raises `AdapterError` for impossible ones."""
+        self.method.check_condition(condition)
         with self.roster.conditioned(condition):
             yield
 

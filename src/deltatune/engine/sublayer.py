@@ -50,7 +50,7 @@ class SublayerSocket(Socket):
         frame = self.roster.frame  # some models flatten batch and tokens between the taps
         condition = repeated(self.roster.condition, h.shape[self._dim(h)])
         residual, entry = (frame[tap].view_as(h) for tap in (self.site.residual, self.site.entry))
-        stream = Block(residual, entry, self.norm[0], condition, self.here())
+        stream = Block(residual, entry, self.norm[0], self._dim(h), condition, self.here())
         changed = self._rows(node, h, stream) if isinstance(node, Rows) else self._composed(node, h, stream)
         return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
@@ -78,10 +78,12 @@ class Block:
         residual: Tensor,
         entry: Tensor,
         norm: nn.Module | None,
+        batch_dim: int,
         condition: Tensor | None,
         here: Mapping[str, SublayerAdapter],
     ) -> None:
-        self.residual, self.entry, self.norm, self.condition, self.here = residual, entry, norm, condition, here
+        self.residual, self.entry, self.norm, self.batch_dim = residual, entry, norm, batch_dim
+        self.condition, self.here = condition, here
 
     def normed(self, h: Tensor) -> Tensor:
         """norm(h + residual), by the block's own norm."""
@@ -92,7 +94,7 @@ class Block:
         """The same for some rows of the batch."""
         condition = None if self.condition is None else self.condition[rows]
         residual, entry = self.residual.index_select(dim, rows), self.entry.index_select(dim, rows)
-        return Block(residual, entry, self.norm, condition, self.here)
+        return Block(residual, entry, self.norm, dim, condition, self.here)
 
     def adapter(self, name: str) -> SublayerAdapter:
         """Another adapter at this site; raises `AdapterError` when there is none of this name."""
