@@ -35,9 +35,29 @@ def finetune(place, out, method="lora", **fields):
     )
 
 
+@pytest.fixture
+def chosen(place, tmp_path):
+    """The settings of a method by name, with what it cannot do without."""
+
+    def settings(name):
+        if name == "mix":
+            return [{"type": "lora", "r": 2}, {"type": "adapter", "placement": "parallel"}]
+        if name != "adapter-fusion":
+            return deltatune.method(name)
+        folders = []
+        for seed in (1, 2):
+            plain = {"type": "adapter", "placement": "pfeiffer"}
+            folders.append(
+                str(finetune(place, tmp_path / f"plain {seed}", plain, seed=seed, num_train_epochs=1).folder)
+            )
+        return {"type": name, "adapters": folders}
+
+    return settings
+
+
 @pytest.mark.parametrize("name", sorted(methods()))
-def test_every_method_goes_the_whole_way(place, tmp_path, name):
-    run = finetune(place, tmp_path / "run", deltatune.method(name))
+def test_every_method_goes_the_whole_way(place, tmp_path, name, chosen):
+    run = finetune(place, tmp_path / "run", chosen(name))
     results = json.loads((run.folder / "results.json").read_text())
     assert results == run.results
     assert {

@@ -19,12 +19,14 @@ GROUPS = [
     {"engine", "store", "data"},
     {"train", "evaluate", "advise"},
     {"deploy", "serve"},
+    {"adapters"},
+    {"finetuning"},
     {"api"},
     {"cli", "web"},
 ]
 """Arrows point to an earlier group."""
 EXCEPTIONS = {("evaluate", "data"), ("advise", "engine")}
-ROOT_FILES = {"__init__", "api"}
+ROOT_FILES = {"__init__", "adapters", "finetuning", "api"}
 
 
 def place(path: Path) -> str:

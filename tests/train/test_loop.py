@@ -6,14 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deltatune.core import registry
 from deltatune.core.errors import DeltatuneError, SettingsError
-from deltatune.engine.attach import attach_file
+from deltatune.engine.stored import attach_file
 from deltatune.methods.lora import LoRA
 from deltatune.store import adapter as folders
 from deltatune.train.loop import train
-from deltatune.train.optimizer import make_optimizer
-from train.toy import examples, handle, job, lines, measured, net, weights
+from train.toy import examples, job, lines, measured, net, weights
 
 
 def test_the_loss_goes_down(tmp_path):
@@ -165,14 +163,6 @@ def counted_steps(monkeypatch):
     stepped = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *args: (steps.append(1), stepped(self, *args)))
     return steps
-
-
-def test_weight_decay_spares_vectors():
-    attached = handle(registry.method("bitfit"))
-    (group,) = make_optimizer(attached.named_parameters(), 1e-3, 0.1).param_groups
-    assert group["weight_decay"] == 0.0
-    (group,) = make_optimizer(handle().named_parameters(), 1e-3, 0.1).param_groups
-    assert group["weight_decay"] == 0.1
 
 
 def test_warm_up_below_one_is_a_share_of_all_steps(tmp_path):

@@ -7,10 +7,10 @@ transformers 5, method keys those of peft.
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deltatune.core.errors import SettingsError, did_you_mean
 
@@ -48,9 +48,8 @@ class Settings(BaseModel):
                 logger.warning("%s is read as %s", _path(where, key), _path(where, name))
             if name in renamed:
                 raise SettingsError(f"{_path(where, name)} is given twice (as {name} and as {key})", hint="keep one")
-            field = cls.model_fields.get(name)
-            nested = field.annotation if field else None
-            if isinstance(nested, type) and issubclass(nested, Settings) and isinstance(value, Mapping):
+            nested = cls._group(name)
+            if nested is not None and isinstance(value, Mapping):
                 value = nested._renamed(value, _path(where, name))
             renamed[name] = value
         return renamed
@@ -64,18 +63,26 @@ class Settings(BaseModel):
             return f"{path}: unknown key, {did_you_mean(steps[-1], cls._names_at(steps[:-1]))}"
         if problem["type"] == "missing":
             return f"{path}: is required"
-        return f"{path}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+        text = problem["msg"].removeprefix("Value error, ")
+        return f"{path}: {text} (got {problem['input']!r})" if path else text
 
     @classmethod
     def _names_at(cls, steps: Sequence[str]) -> list[str]:
         """The known keys of the group that `steps` leads to."""
         group: type[Settings] = cls
         for step in steps:
-            nested = group.model_fields[step].annotation
-            if not (isinstance(nested, type) and issubclass(nested, Settings)):
+            nested = group._group(step)
+            if nested is None:
                 return []
             group = nested
         return list(group.model_fields)
+
+    @classmethod
+    def _group(cls, key: str) -> "type[Settings] | None":
+        """The group of settings under a key, when there is one (optional or not)."""
+        field = cls.model_fields.get(key)
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Settings)), None)
 
 
 def _path(*steps: str) -> str:
@@ -105,6 +112,21 @@ class DataSettings(Settings):
     """Use only this many training rows, drawn by `split_seed`; none means all."""
     allow_overlap: bool = False
     """Go on although rows of the training data stand in the validation or test data too."""
+    task_column: str | None = None
+    """Column that names the task of each row, for training many tasks at once; conditional methods are told it."""
+
+
+class DistillationSettings(Settings):
+    """Learning from the answers of another model besides the labels."""
+
+    teacher: str
+    """`base` (the model without the adapter), an adapter folder or run, or a model folder or hub name."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """T: both distributions are softened by it, and the term is scaled by T^2."""
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Weight of the teacher's answers; the labels keep 1 - alpha."""
+    hidden: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared distance between the last hidden states, through a trained map where widths differ."""
 
 
 class TrainingSettings(Settings):
@@ -133,6 +155,8 @@ class TrainingSettings(Settings):
     """Forward passes per optimizer step; the loss is the mean over all their rows."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate; none takes the default of the method."""
+    loraplus_lr_ratio: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the learning rate of output-side factors (LoRA+; 16 is usual, with half the learning rate)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """AdamW's decoupled decay, on matrices only (never on biases and scales)."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"] = "linear"
@@ -159,6 +183,10 @@ class TrainingSettings(Settings):
     """Validation metric that chooses the adapter; none takes the main metric of the task."""
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = 3
     """Stop after this many evaluations without a better metric; none never stops."""
+    sampling_temperature: Annotated[float, Field(gt=0)] | None = None
+    """Share of a task of n rows in every epoch: n^(1/T) (1: as many as it has; 10 is usual); needs data.task_column."""
+    distillation: DistillationSettings | None = None
+    """Learn from a teacher too; none means from the labels alone."""
 
 
 class RunSettings(Settings):
@@ -178,12 +206,18 @@ class RunSettings(Settings):
     """Hub name or folder of the pretrained model."""
     data: DataSettings
     """The rows."""
-    method: str | dict[str, Any] = "lora"
-    """Method type, or a mapping with `type` and its settings (`{type: lora, r: 8}`)."""
+    method: str | dict[str, Any] | list[str | dict[str, Any]] = "lora"
+    """Method type, a mapping with `type` and its settings (`{type: lora, r: 8}`), or a list of these: a mix."""
     training: TrainingSettings = TrainingSettings()
     """How to train."""
     output_dir: str
     """Run folder; refused when it already holds another run."""
+
+    @model_validator(mode="after")
+    def _check_tasks(self) -> Self:
+        if self.training.sampling_temperature is not None and self.data.task_column is None:
+            raise ValueError("training.sampling_temperature has no effect without data.task_column")
+        return self
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

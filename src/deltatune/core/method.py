@@ -143,6 +143,18 @@ class Method(Settings, ABC):
         """What all sites of this adapter share (a common matrix, a vector bank); saved once."""
         return None
 
+    def reads(self) -> Sequence[str]:
+        """Names of attached adapters that this one works on; they stay as they are and are saved along."""
+        return ()
+
+    def reading(self, names: Sequence[str]) -> "Method":
+        """The settings with these names for the adapters of `reads`, in the same order."""
+        return self
+
+    def members(self) -> Sequence["Method"]:
+        """Methods that are attached, trained and saved along with this one, each on top of those before."""
+        return ()
+
     def worded(self, encode: Callable[[str], list[int]], labels: Sequence[str]) -> "Method":
         """The settings with texts and labels replaced by token ids, for a method that starts from words."""
         return self
@@ -223,6 +235,8 @@ class AdapterFile:
     """Parameter paths of `modules_to_save`."""
     saved_modules: Sequence[str] = ()
     """The outermost modules these parameters make up."""
+    parts: Sequence["AdapterFile"] = ()
+    """The adapters this one reads or consists of."""
     fingerprint: str = ""
     task_type: Literal["SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)

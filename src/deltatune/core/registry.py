@@ -5,7 +5,7 @@ A method or a task is a new file in its folder; nothing else names it.
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -57,8 +57,8 @@ def tasks() -> Mapping[str, type[Task]]:
     return _discover("tasks", Task)
 
 
-def method(settings: str | Mapping[str, Any], **fields: Any) -> Method:
-    """The settings of a method by type; what is not given takes the method's defaults.
+def method(settings: str | Mapping[str, Any] | Sequence[Any], **fields: Any) -> Method:
+    """The settings of a method by type; what is not given takes the method's defaults. A list is a mix of methods.
 
     >>> method("lora", r=4).r
     4
@@ -66,6 +66,8 @@ def method(settings: str | Mapping[str, Any], **fields: Any) -> Method:
     Traceback (most recent call last):
     deltatune.core.errors.SettingsError: method lroa is unknown; did you mean lora?
     """
+    if not isinstance(settings, str | Mapping):
+        settings = {"type": "mix", "methods": list(settings)}
     parsed: Method = _parse(methods(), "method", settings, fields)
     return parsed
 

@@ -65,6 +65,11 @@ class Task(Settings, ABC):
     def metric(self) -> str:
         """The metric that chooses the best adapter, unless the settings say otherwise."""
 
+    @property
+    def label_names(self) -> Sequence[str]:
+        """What the answers are called, once fitted; a prompt may start from their words."""
+        return ()
+
     @abstractmethod
     def fit(self, rows: Sequence[Row]) -> "Task":
         """The task with everything that follows from the training rows filled in (label names, ranges)."""

@@ -4,45 +4,48 @@ The model stays the same object; `detach` leaves it as it was found.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deltatune.core.errors import AdapterError, SettingsError
-from deltatune.core.method import AdapterFile, Method, Placed
+from deltatune.core.errors import AdapterError, DeltatuneError, SettingsError
+from deltatune.core.method import Method, Placed
 from deltatune.core.site import InputSite, LayerSite, ParameterSite, ReplacedTensor, Site, SiteAdapter
 from deltatune.engine import steps
-from deltatune.engine.fingerprint import fingerprint
 from deltatune.engine.handle import Handle
 from deltatune.engine.layers import kind_of, substituted
 from deltatune.engine.plug import owner, plug, plug_loss, split
 from deltatune.engine.roster import Attached, Roster, roster_of
-from deltatune.engine.tensors import replaced_heads
 
-__all__ = ["Handle", "attach", "attach_file", "check_name", "origin"]
+__all__ = ["Handle", "attach", "check_name", "member_name", "origin"]
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?")
 """What an adapter may be called: it becomes a folder, a module key and part of a URL."""
 
 
-def attach(model: nn.Module, method: Method, *, name: str = "default", seed: int = 0) -> "Handle":
+def attach(
+    model: nn.Module, method: Method, *, name: str = "default", seed: int = 0, parts: Sequence[str] | None = None
+) -> "Handle":
     """Attaches a new adapter, freezes the base and makes the adapter the active one.
 
-    Raises `AdapterError` for a bad or taken name, `SettingsError` when the method has no place in this model.
+    `parts` are the adapters it consists of, when they are attached already. Raises `AdapterError` for a bad or taken
+    name, `SettingsError` when the method has no place in this model.
     """
     roster = roster_of(model)
     check_name(name, roster)
     with roster.activated(None):  # the map is the base's, whatever adapters act
         sites, saved = _places(method, roster)
+    if parts is None:
+        parts = _parts(model, method, name, seed)
     rng = torch.Generator().manual_seed(seed)
     shared = method.share(sites, rng)
     built = {site.path: _build(model, method, site, shared, rng) for site in sites}
     heads = {site.path: ReplacedTensor(_stored(model, site.path)).to(site.device) for site in saved}
     for site in sites:  # shared modules follow their first site
         built[site.path].to(site.device)
-    roster.adapters[name] = Attached(name, method, tuple(sites), Placed(built, shared), heads)
+    roster.adapters[name] = Attached(name, method, tuple(sites), Placed(built, shared), heads, tuple(parts))
     _freeze(model, roster)
     for site in sites:
         plug(model, roster, site, name, built[site.path])
@@ -56,6 +59,33 @@ def attach(model: nn.Module, method: Method, *, name: str = "default", seed: int
     handle.train_mode(model.training)
     roster.activate(name)
     return handle
+
+
+def _parts(model: nn.Module, method: Method, name: str, seed: int) -> list[str]:
+    """The adapters that this one reads, which stop training, or consists of, which are attached here."""
+    roster = roster_of(model)
+    for read in method.reads():
+        roster.require(read)
+        Handle(model, read).trainable(False)
+    found = list(method.reads())
+    try:
+        for index, member in enumerate(method.members()):
+            found.append(attach(model, member, name=member_name(name, index, member), seed=seed + index).name)
+    except DeltatuneError:
+        for part in found[len(method.reads()) :]:
+            Handle(model, part).detach()
+        raise
+    return found
+
+
+def member_name(name: str, index: int, member: Method) -> str:
+    """What one of the adapters that another consists of is called.
+
+    >>> from deltatune.core import registry
+    >>> member_name("reviews", 0, registry.method("lora"))
+    'reviews-0-lora'
+    """
+    return f"{name}-{index}-{member.type}"
 
 
 def check_name(name: str, roster: Roster) -> None:
@@ -78,7 +108,7 @@ def _places(method: Method, roster: Roster) -> tuple[list[Site], list[ParameterS
     sites = list(method.sites(roster.anatomy))
     own = {site.path for site in sites if isinstance(site, ParameterSite)}
     whole = roster.anatomy.parameters(targets=method.modules_to_save) if method.modules_to_save else []
-    if not sites and not whole:
+    if not sites and not whole and not method.members():
         raise SettingsError(f"{method.type} finds nothing to train in {type(roster.anatomy.model).__name__}")
     return sites, [site for site in whole if site.path not in own]
 
@@ -113,37 +143,3 @@ def _freeze(model: nn.Module, roster: Roster) -> None:
     for path, parameter in model.named_parameters():
         roster.frozen[path] = parameter.requires_grad
         parameter.requires_grad_(False)
-
-
-Translate = Callable[[Mapping[str, Tensor], Method, Sequence[Site], Sequence[str]], Mapping[str, Tensor]]
-"""Tensors of a file -> tensors under our names, given method, sites and tensors saved whole."""
-
-
-def attach_file(model: nn.Module, file: AdapterFile, translate: Translate, *, name: str | None = None) -> Handle:
-    """Attaches a stored adapter; raises `AdapterError` for another base or tensors that do not fit.
-
-    Nothing stays attached after an error.
-    """
-    roster = roster_of(model)
-    before = roster.active
-    handle = attach(model, file.method, name=name or file.name)
-    try:
-        if file.fingerprint:
-            own = fingerprint(model, roster.frozen, skip=replaced_heads(handle.attached))
-            if own != file.fingerprint:
-                raise AdapterError(
-                    f"adapter {file.name!r} was trained on another base (fingerprint {file.fingerprint[:12]}, "
-                    f"this model has {own[:12]})",
-                    hint=f"load it on {file.base_model}"
-                    if file.base_model
-                    else "load it on the model it was trained on",
-                )
-        attached = handle.attached
-        handle.load_tensors(translate(file.tensors, attached.method, attached.sites, tuple(attached.saved)))
-    except AdapterError:
-        handle.detach()
-        if roster.adapters:
-            roster.active = before
-        raise
-    handle.train_mode(False)
-    return handle

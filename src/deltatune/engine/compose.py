@@ -92,6 +92,23 @@ def without(node: Node, name: str) -> Node:
     return None
 
 
+def replaced(node: Node, by: Callable[[str], Node]) -> Node:
+    """The composition with something else in the place of every name.
+
+    >>> replaced(Average({"a": 0.5}), lambda name: Stack(name, "b"))
+    Average(weights=((Stack(parts=('a', 'b')), 0.5),))
+    """
+    if isinstance(node, str):
+        return by(node)
+    if isinstance(node, Stack):
+        return Stack(*(replaced(part, by) for part in node.parts))
+    if isinstance(node, Average):
+        return Average([(replaced(part, by), weight) for part, weight in node.weights])
+    if isinstance(node, Rows):
+        return Rows([replaced(part, by) for part in node.rows])
+    return None
+
+
 def expand_rows(node: Rows, size: int, what: str) -> list[tuple[Node, list[int]]]:
     """Groups of a batch dimension of `size`: every row may stand for several consecutive entries.
 

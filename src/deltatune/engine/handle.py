@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError
-from deltatune.core.method import AdapterFile, Method, Placed
+from deltatune.core.method import AdapterFile, Method, Pace, Placed
 from deltatune.core.site import SiteAdapter
 from deltatune.engine import merge as merging
 from deltatune.engine import steps
@@ -43,6 +44,11 @@ class Handle:
         """The settings it was made with."""
         return self.attached.method
 
+    @property
+    def members(self) -> "list[Handle]":
+        """The adapters it consists of; most consist of none."""
+        return [Handle(self.model, name) for name in self.attached.members]
+
     # -- activation
 
     def activate(self) -> None:
@@ -59,13 +65,17 @@ class Handle:
         """Without this adapter inside the block; the state before is restored, also after an exception."""
         if self.merged:
             raise AdapterError(f"adapter {self.name!r} is merged and cannot be switched off", hint="unmerge it first")
-        with self.roster.activated(without(self.roster.active, self.name)):
+        rest = self.roster.active
+        for name in (self.name, *self.attached.members):
+            rest = without(rest, name)
+        with self.roster.activated(rest):
             yield
 
     @contextmanager
     def conditioned(self, condition: Tensor) -> Iterator[None]:
         """Rows carry a task id [B] or a vector [B, C] inside the block; raises `AdapterError` for impossible ones."""
-        self.method.check_condition(condition)
+        for handle in (self, *self.members):
+            handle.method.check_condition(condition)
         with self.roster.conditioned(condition):
             yield
 
@@ -78,6 +88,8 @@ class Handle:
             yield attached.placed.shared
         yield from attached.placed.modules()
         yield from attached.saved.values()
+        for member in self.members:
+            yield from member.modules()
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Trained tensors by name, each once, in a fixed order."""
@@ -88,6 +100,22 @@ class Handle:
                 if id(parameter) not in seen:
                     seen.add(id(parameter))
                     found[f"{prefix}.{name}"] = parameter
+        for index, member in enumerate(self.members):
+            found |= {f"{index}.{name}": parameter for name, parameter in member.named_parameters().items()}
+        return found
+
+    def paces(self) -> dict[str, Pace]:
+        """How each tensor of `named_parameters` is trained."""
+        found: dict[str, Pace] = {}
+        trained = self.named_parameters()
+        for prefix, module in self._named_modules():
+            own = "shared." if prefix == "shared" else ""
+            names = (name for name, _ in module.named_parameters() if f"{prefix}.{name}" in trained)
+            found |= {f"{prefix}.{name}": self.method.pace(own + name) for name in names}
+        for index, member in enumerate(self.members):
+            factor = member.method.learning_rate / self.method.learning_rate
+            for name, pace in member.paces().items():
+                found[f"{index}.{name}"] = replace(pace, rate=pace.rate * factor)
         return found
 
     def parameters(self) -> list[nn.Parameter]:
@@ -115,33 +143,34 @@ class Handle:
 
     def penalty(self) -> Tensor | None:
         """The method's own term of the loss, when it has one."""
-        return self.method.penalty(self.attached.placed)
+        terms = [self.method.penalty(self.attached.placed), *(member.penalty() for member in self.members)]
+        given = [term for term in terms if term is not None]
+        return torch.stack(given).sum() if given else None
 
     def expect_steps(self, total: int) -> None:
         """Says how many optimizer steps there will be, for methods with phases."""
         self.attached.total_steps = total
+        for member in self.members:
+            member.expect_steps(total)
 
     # -- state
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that resuming a training needs, by name."""
-        found: dict[str, Tensor] = {}
-        seen: set[int] = set()
-        for prefix, module in self._named_modules():
-            for name, tensor in module.state_dict(keep_vars=True).items():
-                if id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    found[f"{prefix}.{name}"] = tensor.detach()
-        found["steps"] = torch.tensor(self.attached.steps)
+        found = {**self._own_state(), "steps": torch.tensor(self.attached.steps)}
+        for index, member in enumerate(self.members):
+            found |= {f"{index}.{name}": tensor for name, tensor in member.state_dict().items()}
         return found
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes back what `state_dict` gave; raises `AdapterError` for missing, extra or misshapen tensors."""
         rest = dict(tensors)
+        for index, member in enumerate(self.members):
+            prefix = f"{index}."
+            own = {name.removeprefix(prefix): rest.pop(name) for name in list(rest) if name.startswith(prefix)}
+            member.load_state_dict(own)
         self.attached.steps = int(rest.pop("steps"))
-        own = self.state_dict()
-        del own["steps"]
-        copy_strictly(rest, own)
+        copy_strictly(rest, self._own_state())
 
     def export(
         self, *, base_model: str | None = None, task_type: Any = None, facts: Mapping[str, Any] | None = None
@@ -159,7 +188,14 @@ class Handle:
             fingerprint=fingerprint(self.model, self.roster.frozen, skip=replaced_heads(attached)),
             task_type=task_type,
             facts=facts or {},
+            parts=self._parts(base_model),
         )
+
+    def _parts(self, base_model: str | None) -> list[AdapterFile]:
+        """The files of its parts; a member's base is checked with the whole, whose heads are not the base's."""
+        members = set(self.attached.members)
+        files = [Handle(self.model, part).export(base_model=base_model) for part in self.attached.parts]
+        return [replace(file, fingerprint="") if file.name in members else file for file in files]
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes the tensors of a file; raises `AdapterError` for missing, extra or misshapen ones."""
@@ -205,11 +241,14 @@ class Handle:
                 f"adapter {self.name!r} is merged", hint="unmerge() first, or keep it for good with merge_and_unload()"
             )
         roster, attached = self.roster, self.attached
-        roster.active = without(roster.active, self.name)
-        for module in list(self.model.modules()):
-            release(module, self.name)
-        steps.forget(attached)
-        del roster.adapters[self.name]
+        readers = [each.name for each in roster.adapters.values() if self.name in each.parts]
+        if readers:
+            raise AdapterError(f"adapter {readers[0]!r} works on {self.name!r}", hint=f"detach {readers[0]!r} first")
+        for name in (*attached.members, self.name):
+            roster.active = without(roster.active, name)
+            for module in list(self.model.modules()):
+                release(module, name)
+            steps.forget(roster.adapters.pop(name))
         if not roster.adapters:
             for path, parameter in self.model.named_parameters():
                 parameter.requires_grad_(roster.frozen.get(path, True))
@@ -225,6 +264,17 @@ class Handle:
             yield "shared", attached.placed.shared
         yield from attached.placed.sites.items()
         yield from attached.saved.items()
+
+    def _own_state(self) -> dict[str, Tensor]:
+        """State by name, each tensor once, without the adapters it consists of."""
+        found: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for prefix, module in self._named_modules():
+            for name, tensor in module.state_dict(keep_vars=True).items():
+                if id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    found[f"{prefix}.{name}"] = tensor.detach()
+        return found
 
     def _folded_tensors(self) -> dict[str, Tensor]:
         """Tensors by the names of `AdapterFile.tensors`."""

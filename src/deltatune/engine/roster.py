@@ -14,7 +14,7 @@ from deltatune.core.errors import AdapterError, did_you_mean
 from deltatune.core.method import Method, Placed
 from deltatune.core.site import ReplacedTensor, Site
 from deltatune.engine.anatomy import Anatomy
-from deltatune.engine.compose import Average, Node, Rows, Stack, names
+from deltatune.engine.compose import Average, Node, Rows, Stack, names, replaced
 
 
 @dataclass(eq=False)
@@ -27,9 +27,16 @@ class Attached:
     placed: Placed
     saved: Mapping[str, ReplacedTensor]
     """Tensors of modules trained whole, by parameter path."""
+    parts: tuple[str, ...] = ()
+    """Names of the adapters it reads or consists of."""
     steps: int = 0
     """Optimizer steps done."""
     total_steps: int | None = None
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the adapters it consists of: they act, train and leave with it."""
+        return self.parts if self.method.members() else ()
 
 
 @dataclass(eq=False)
@@ -66,7 +73,12 @@ class Roster:
             if name in self.merged:
                 raise AdapterError(f"adapter {name!r} is merged into the base", hint="unmerge it first")
         self._check_capabilities(node)
-        self.active = node
+        self.active = replaced(node, self._whole)
+
+    def _whole(self, name: str) -> Node:
+        """An adapter with those it consists of, on top of each other."""
+        members = self.adapters[name].members
+        return Stack(*members, name) if members else name
 
     def _check_capabilities(self, node: Node) -> None:
         for name in names(node):

@@ -21,7 +21,7 @@ from deltatune.core.site import Site
 from deltatune.store import atomic, peft_keys
 from deltatune.store.card import card
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, PARTS = "adapter_config.json", "adapter_model.safetensors", "parts"
 MAX_HEADER_BYTES = 8 << 20
 FORMAT = 1
 """Version of what we write into the metadata."""
@@ -29,13 +29,21 @@ FORMAT = 1
 
 def write(file: AdapterFile, folder: Path) -> Path:
     """Writes an adapter folder, whole or not at all; tensors keep their dtype."""
+    with atomic.folder(folder, manifest=False) as staging:
+        _fill(file, staging)
+    return folder
+
+
+def _fill(file: AdapterFile, folder: Path) -> None:
+    """The three files, and a folder like it for every adapter that this one reads or consists of."""
     tensors = {key: tensor.contiguous().cpu() for key, tensor in peft_keys.ours_to_file(file).items()}
     config = json.dumps(_config(file), indent=2, sort_keys=True) + "\n"
-    with atomic.folder(folder, manifest=False) as staging:
-        save_file(_unshared(tensors), staging / WEIGHTS, metadata=_metadata(file))
-        (staging / CONFIG).write_text(config, encoding="utf-8")
-        (staging / "README.md").write_text(card(file, config), encoding="utf-8")
-    return folder
+    save_file(_unshared(tensors), folder / WEIGHTS, metadata=_metadata(file))
+    (folder / CONFIG).write_text(config, encoding="utf-8")
+    (folder / "README.md").write_text(card(file, config), encoding="utf-8")
+    for part in file.parts:
+        (folder / PARTS / part.name).mkdir(parents=True)
+        _fill(part, folder / PARTS / part.name)
 
 
 def read(folder: Path) -> AdapterFile:
@@ -52,6 +60,7 @@ def read(folder: Path) -> AdapterFile:
         base_model=config.get("base_model_name_or_path"),
         tensors=tensors,
         sites=(),
+        parts=[read(folder / PARTS / name) for name in _part_names(extra, folder)],
         fingerprint=extra.get("fingerprint", ""),
         task_type=config.get("task_type"),
         facts=extra.get("facts", {}),
@@ -66,8 +75,16 @@ def tensors_at(
 
 
 def size(folder: Path) -> int:
-    """Bytes of the weights of an adapter folder."""
-    return (folder / WEIGHTS).stat().st_size
+    """Bytes of the weights of an adapter folder, those of its parts included."""
+    return sum(path.stat().st_size for path in folder.rglob(WEIGHTS))
+
+
+def _part_names(extra: Mapping[str, Any], folder: Path) -> list[str]:
+    """Names of the parts' folders; raises `AdapterError` for anything but plain names."""
+    names = extra.get("parts", [])
+    if not isinstance(names, list) or any(not isinstance(n, str) or Path(n).name != n or n == ".." for n in names):
+        raise AdapterError(f"{folder}: parts {str(names)[:80]} are not names of folders")
+    return names
 
 
 def _config(file: AdapterFile) -> dict[str, Any]:
@@ -97,6 +114,7 @@ def _metadata(file: AdapterFile) -> dict[str, str]:
         "settings": file.method.model_dump(mode="json"),
         "fingerprint": file.fingerprint,
         "facts": dict(file.facts),
+        **({"parts": [part.name for part in file.parts]} if file.parts else {}),
     }
     return {"format": "pt", "deltatune": json.dumps(extra, sort_keys=True)}
 

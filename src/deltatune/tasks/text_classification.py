@@ -92,6 +92,11 @@ class TextClassification(Task):
         unknown = [name for name in _names(value) if name not in self.labels]
         return f"label is unknown ({unknown[0]!r})" if unknown else None
 
+    @property
+    def label_names(self) -> Sequence[str]:
+        """The classes."""
+        return self.labels or ()
+
     def fit(self, rows: Sequence[Row]) -> "TextClassification":
         """Kind of problem and names of the classes, from the labels of the training rows."""
         values = [row["label"] for row in rows]

@@ -1,0 +1,93 @@
+"""Adapters on a model: attach, load, combine, for any loop."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deltatune.core.method import Method
+from deltatune.engine import attach as engine
+from deltatune.engine.compose import Node
+from deltatune.engine.materialize import materialize as materialized
+from deltatune.engine.precision import choose_attention
+from deltatune.engine.roster import roster_of
+from deltatune.engine.stored import attach_file
+from deltatune.store import adapter as folders
+
+
+class Adapter(engine.Handle):
+    """One adapter on one model: switch it, train it, merge it, save it."""
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        base_model: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+        task_type: str | None = None,
+    ) -> Path:
+        """Writes the adapter folder (peft's format where peft has the method), whole or not at all."""
+        file = self.export(base_model=base_model, facts=facts, task_type=task_type)
+        return folders.write(file, Path(folder))
+
+
+def attach(model: nn.Module, method: Method, *, name: str = "default", seed: int = 0) -> Adapter:
+    """Attaches a new adapter to a model, which stays the same object; its base is frozen.
+
+    Raises `AdapterError` for a bad or taken name, `SettingsError` when the method has no place in this model.
+
+    >>> import deltatune
+    >>> layer = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> adapter = deltatune.attach(layer, deltatune.LoRA(r=2, target_modules="0"))
+    >>> adapter.trainable_parameters
+    32
+    """
+    return Adapter(model, engine.attach(model, method, name=name, seed=seed).name)
+
+
+def load(model: nn.Module, folder: str | Path, *, name: str | None = None, trainable: bool = False) -> Adapter:
+    """Attaches a saved adapter, ours or peft's, ready to serve; `trainable` to train it on.
+
+    Raises `AdapterError` for a damaged folder, another base, or tensors that do not fit; nothing stays attached then.
+    """
+    file = folders.read(Path(folder))
+    handle = attach_file(model, file, folders.tensors_at, name=name)
+    handle.trainable(trainable)
+    return Adapter(model, handle.name)
+
+
+def prepare(
+    model: nn.Module,
+    method: Method,
+    *,
+    name: str = "default",
+    seed: int = 0,
+    base_dropout: bool = False,
+    gradient_checkpointing: bool = False,
+) -> nn.Module:
+    """The model with a new adapter, ready for any loop: base without dropout unless asked for, adapter in training.
+
+    A trainer that calls `model.train()` switches the base's dropout on again.
+    """
+    choose_attention(model)
+    adapter = attach(model, method, name=name, seed=seed)
+    model.train(base_dropout)
+    adapter.train_mode(True)
+    if gradient_checkpointing:
+        adapter.checkpoint()
+    return model
+
+
+def materialize(adapter: Adapter, condition: int | torch.Tensor, *, name: str) -> Adapter:
+    """The plain adapter that a conditional one is for one task id or vector [C], with equal outputs.
+
+    Raises `AdapterError` for an adapter that is not conditional and for an impossible condition.
+    """
+    return Adapter(adapter.model, materialized(adapter, condition, name=name).name)
+
+
+def active(model: nn.Module, composition: Node) -> Any:
+    """A context in which a composition of attached adapters acts: a name, `Stack`, `Average`, `Rows`, or None."""
+    return roster_of(model).activated(composition)

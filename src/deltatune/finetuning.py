@@ -1,0 +1,230 @@
+"""Finetuning: one run, from its settings to a tested adapter in a folder."""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from deltatune.adapters import Adapter, attach, load
+from deltatune.core import registry
+from deltatune.core.config import RunSettings, override, read_yaml
+from deltatune.core.errors import DeltatuneError
+from deltatune.core.method import Method
+from deltatune.core.task import Loaded, Row, Task
+from deltatune.data.load import Splits
+from deltatune.data.load import load as load_splits
+from deltatune.engine.fingerprint import exact_hash
+from deltatune.engine.precision import base_dtype, choose_attention
+from deltatune.engine.roster import roster_of
+from deltatune.evaluate.curves import draw
+from deltatune.evaluate.score import score
+from deltatune.store import adapter as folders
+from deltatune.store.run import RunFolder
+from deltatune.train.loop import Job, Trained, train
+
+logger = logging.getLogger("deltatune")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished training: its folder and the content of results.json."""
+
+    folder: Path
+    results: dict[str, Any]
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of the best adapter."""
+        return self.folder / "adapter"
+
+
+def train_config(
+    path: str | Path, overrides: Mapping[str, str] | None = None, *, resume: bool = False, quiet: bool = False
+) -> Run:
+    """Trains what a YAML file describes; `overrides` are dotted keys (`training.learning_rate`) with YAML values."""
+    values = override(read_yaml(Path(path)), overrides or {})
+    return _run(RunSettings.parse(values, ""), resume=resume, quiet=quiet)
+
+
+def finetune(
+    *,
+    task: str | Mapping[str, Any],
+    model: str,
+    data: Mapping[str, Any],
+    method: Method | str | Mapping[str, Any] = "lora",
+    output_dir: str | Path,
+    training: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Trains, evaluates and saves an adapter: the same as `deltatune train`, with the settings as arguments."""
+    given = {"type": method.type, **method.model_dump()} if isinstance(method, Method) else method
+    values = {
+        "task": task,
+        "model": model,
+        "data": dict(data),
+        "method": given,
+        "training": dict(training or {}),
+        "output_dir": str(output_dir),
+    }
+    return _run(RunSettings.parse(values, ""), resume=resume, quiet=quiet)
+
+
+def _run(settings: RunSettings, *, resume: bool, quiet: bool) -> Run:
+    task, chosen = registry.task(settings.task), registry.method(settings.method)
+    resolved = _resolved(settings, task, chosen)
+    folder = RunFolder(Path(settings.output_dir))
+    folder.check(resolved, resume=resume)
+    splits = load_splits(settings.data, task, Path.cwd())
+    set_seed(settings.training.seed)
+    loaded = splits.task.load(settings.model, base_dtype(settings.training.bf16))
+    adapter = _attached(loaded, _worded(chosen, loaded, splits.task), settings.training.seed)
+    folder.open(resolved, resume=resume)
+    folder.write_rejected([row.as_json() for row in splits.rejected])
+    return _trained(settings, splits, loaded, adapter, folder, resume=resume, quiet=quiet)
+
+
+def _trained(
+    settings: RunSettings,
+    splits: Splits,
+    loaded: Loaded,
+    adapter: Adapter,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    quiet: bool,
+) -> Run:
+    task, processor, network = splits.task, loaded.processor, loaded.model
+    size = settings.training.per_device_eval_batch_size
+    examples = {name: task.encode(rows, processor) for name, rows in _parts(splits).items()}
+    base = set(adapter.roster.frozen)
+    hash_before = exact_hash(network, base)
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def scored(part: str, *, interval: bool) -> dict[str, Any]:
+        return score(network, task, processor, _parts(splits)[part], examples[part], size, interval=interval)
+
+    facts = {
+        "task": {"type": task.type, **task.model_dump(mode="json")},
+        "columns": settings.data.columns,
+        "dtype": str(next(network.parameters()).dtype).removeprefix("torch."),
+    }
+    name = str(Path(settings.model).resolve()) if Path(settings.model).is_dir() else settings.model
+
+    def save() -> None:
+        adapter.save(folder.adapter, base_model=name, task_type=task.peft_task, facts=facts)
+
+    before = scored("test", interval=True)
+    job = Job(
+        adapter,
+        task,
+        processor,
+        examples["train"],
+        settings.training,
+        lambda: scored("validation", interval=False),
+        save,
+        folder,
+        quiet,
+    )
+    done = train(job, resume=resume)
+    results = _results(settings, splits, adapter, done) | {
+        "before": before,
+        "validation": scored("validation", interval=True),
+        "test": scored("test", interval=True),
+    }
+    facts["results"] = {
+        part: {k: v for k, v in results[part].items() if isinstance(v, float)} for part in ("validation", "test")
+    }
+    save()
+    results["adapter_bytes"] = folders.size(folder.adapter)
+    results["truncated"] = {name: task.truncated(found) for name, found in examples.items()}
+    results["base"] = {"sha256_before": hash_before, "sha256_after": exact_hash(network, base)}
+    if results["base"]["sha256_before"] != results["base"]["sha256_after"]:
+        raise DeltatuneError("the base model's weights changed while training", hint="please report this as a bug")
+    folder.write_results(results)
+    _draw(folder, settings.training.metric_for_best_model or task.metric, task)
+    return Run(folder.path, results)
+
+
+def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trained) -> dict[str, Any]:
+    task = splits.task
+    names = {name: len(rows) for name, rows in _parts(splits).items()}
+    baseline, metrics = task.baseline(splits.train, splits.test)
+    base = sum(p.numel() for n, p in adapter.model.named_parameters() if n in adapter.roster.frozen)
+    return {
+        "task": task.type,
+        "method": adapter.method.type,
+        "base_model": settings.model,
+        "trainable_parameters": adapter.trainable_parameters,
+        "total_parameters": base,
+        "rows": {**names, "rejected": len(splits.rejected)},
+        "data_sha256": splits.fingerprint,
+        "metric": task.metric,
+        "train": {
+            "steps": done.steps,
+            "seconds": round(done.seconds, 2),
+            "tokens": done.tokens,
+            "peak_memory_bytes": done.peak_memory_bytes,
+            "best_step": done.best_step,
+            "stopped": done.stopped,
+            "learning_rate": done.learning_rate,
+            "seed": settings.training.seed,
+        },
+        "baseline": {"name": baseline, **metrics},
+    }
+
+
+def _parts(splits: Splits) -> dict[str, list[Row]]:
+    return {"train": splits.train, "validation": splits.validation, "test": splits.test}
+
+
+def _attached(loaded: Loaded, chosen: Method, seed: int) -> Adapter:
+    """The adapter with the head: what the checkpoint lacks must be trained, and the head belongs to the task."""
+    choose_attention(loaded.model)
+    names = [_read(loaded.model, source) if Path(source).is_dir() else source for source in chosen.reads()]
+    chosen = chosen.reading(names) if names else chosen
+    anatomy = roster_of(loaded.model).anatomy
+    whole = chosen.modules_to_save or tuple(dict.fromkeys((*loaded.new, *anatomy.heads)))
+    return attach(loaded.model, chosen.model_copy(update={"modules_to_save": whole or None}), seed=seed)
+
+
+def _read(model: nn.Module, source: str) -> str:
+    """Attaches the adapter of a run or adapter folder that another one works on, named after the folder."""
+    path = Path(source)
+    folder = path / "adapter" if (path / "adapter").is_dir() else path
+    word = (folder.parent if folder.name == "adapter" else folder).resolve().name.lower()
+    name = re.sub("[^a-z0-9_-]+", "-", word).strip("-_")[:56] or "read"
+    taken = roster_of(model).adapters
+    name = next(each for each in (name, *(f"{name}-{n}" for n in range(2, 1000))) if each not in taken)
+    return load(model, folder, name=name).name
+
+
+def _worded(chosen: Method, loaded: Loaded, task: Task) -> Method:
+    """The method with its texts as token ids, where there is a tokenizer."""
+    if not isinstance(loaded.processor, PreTrainedTokenizerBase):
+        return chosen
+    tokenizer = loaded.processor
+    return chosen.worded(lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]), task.label_names)
+
+
+def _resolved(settings: RunSettings, task: Task, chosen: Method) -> dict[str, Any]:
+    """Every setting with its value, defaults included."""
+    return {
+        **settings.model_dump(mode="json"),
+        "task": {"type": task.type, **task.model_dump(mode="json")},
+        "method": {"type": chosen.type, **chosen.model_dump(mode="json")},
+    }
+
+
+def _draw(folder: RunFolder, metric: str, task: Task) -> None:
+    try:
+        draw(folder.metrics, folder.curves, metric, lower_is_better=metric in task.lower_is_better)
+    except ModuleNotFoundError:
+        logger.warning("no curves.png: matplotlib is missing (pip install 'deltatune[report]')")
