@@ -1,0 +1,135 @@
+"""Every method on one real task: sentences of film reviews, all-MiniLM-L6-v2, default settings, several seeds.
+
+    python benchmarks/quality.py --data DIR [--seeds 3] [--methods lora ia3] [--table]
+
+DIR holds train.csv, validation.csv and test.csv with the columns text and label; the model is the demo's. Each run is a
+process of its own in runs/quality/; what is there is not trained again. `--table` writes docs/results/quality.md from
+what is there, without training. Learning rates are the methods' defaults; the test rows are read once per run.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from deltatune.cli.show import size
+from deltatune.core.registry import methods
+
+MODEL = ".cache/models/minilm"
+RUNS = Path("runs/quality")
+PAGE = Path("docs/results/quality.md")
+STEPS = Path("docs/results/steps.json")
+TRAINING = {"num_train_epochs": 2, "per_device_train_batch_size": 32, "early_stopping_patience": None}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "adapter, pfeiffer": {"type": "adapter", "placement": "pfeiffer"},
+    "adapter, parallel": {"type": "adapter", "placement": "parallel", "scaling": 2.0},
+    "compacter++": {"type": "compacter", "sublayers": ["mlp"]},
+    "conditional-adapter, hypernet": {"type": "conditional-adapter", "generator": "hypernet"},
+}
+"""Settings besides every method's defaults."""
+COLUMNS = ("method", "test accuracy", "seeds", "trained", "adapter", "training", "peak memory", "step")
+
+
+def main() -> None:
+    """Trains what is missing, writes the page."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", type=Path, default=Path(".cache/data/sentiment"))
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--methods", nargs="*")
+    options.add_argument("--table", action="store_true")
+    given = options.parse_args()
+    chosen = {name: settings for name, settings in rows().items() if not given.methods or name in given.methods}
+    if not given.table:
+        for seed in range(1, given.seeds + 1):
+            for name, settings in chosen.items():
+                train(name, settings, seed, given.data)
+    write(rows())
+
+
+def rows() -> dict[str, dict[str, Any]]:
+    """Name in the table -> settings: every method by itself, and the variants."""
+    plain = {name: {"type": name} for name in methods() if name not in ("mix", "adapter-fusion")}
+    return dict(sorted({**plain, **VARIANTS}.items()))
+
+
+def folder(name: str, seed: int) -> Path:
+    """Where a run is kept."""
+    return RUNS / f"{name.replace(', ', '-')}-{seed}"
+
+
+def train(name: str, settings: dict[str, Any], seed: int, data: Path) -> None:
+    """One run, unless it is there; a run that fails is said and left out."""
+    place = folder(name, seed)
+    if (place / "results.json").is_file():
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    config = place.parent / f"{place.name}.yaml"
+    config.write_text(
+        json.dumps(
+            {
+                "task": {"type": "text-classification", "max_length": 128},
+                "model": MODEL,
+                "data": {part: str(data / f"{part}.csv") for part in ("train", "validation", "test")},
+                "method": settings,
+                "training": {**TRAINING, "seed": seed},
+                "output_dir": str(place),
+            }
+        ),
+        encoding="utf-8",
+    )
+    again = ["--resume"] if (place / "config.yaml").is_file() else []
+    command = [sys.executable, "-m", "deltatune.cli.main", "train", str(config), *again]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    found = results(name, seed)
+    print(
+        f"{name}, seed {seed}: {found['test']['accuracy']:.4f}" if found else f"{name}: {done.stderr[-400:]}",
+        flush=True,
+    )
+
+
+def results(name: str, seed: int) -> dict[str, Any] | None:
+    """results.json of a run, if it is done."""
+    path = folder(name, seed) / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def write(wanted: dict[str, dict[str, Any]]) -> None:
+    """The page, best method first."""
+    ratios = json.loads(STEPS.read_text(encoding="utf-8")) if STEPS.is_file() else {}
+    lines = []
+    for name in wanted:
+        runs = [run for seed in range(1, 100) if (run := results(name, seed))]
+        if runs:
+            lines.append((statistics.mean(run["test"]["accuracy"] for run in runs), row(name, runs, ratios.get(name))))
+    lines.sort(key=lambda line: -line[0])
+    table = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
+    table += ["| " + " | ".join(cells) + " |" for _, cells in lines]
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table:start -->\n")
+    _, mark, after = rest.partition("<!-- table:end -->")
+    PAGE.write_text(before + "<!-- table:start -->\n" + "\n".join(table) + "\n" + mark + after, encoding="utf-8")
+
+
+def row(name: str, runs: list[dict[str, Any]], ratio: list[float] | None) -> tuple[str, ...]:
+    """The cells of one method."""
+    values = [run["test"]["accuracy"] for run in runs]
+    first = runs[0]
+    share = first["trainable_parameters"] / first["total_parameters"]
+    spread = f" ({min(values):.1%} to {max(values):.1%})" if len(values) > 1 else ""
+    return (
+        name,
+        f"{statistics.mean(values):.1%}{spread}",
+        str(len(values)),
+        f"{first['trainable_parameters']:,} ({share:.2%})",
+        size(first["adapter_bytes"]),
+        f"{statistics.median(run['train']['seconds'] for run in runs):.0f} s",
+        size(int(statistics.median(run["train"]["peak_memory_bytes"] for run in runs))),
+        f"{ratio[1]:.2f} ({ratio[0]:.2f} to {ratio[2]:.2f})" if ratio else "-",
+    )
+
+
+if __name__ == "__main__":
+    main()
