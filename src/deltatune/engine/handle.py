@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError
 from deltatune.core.method import AdapterFile, Method, Pace, Placed
+from deltatune.core.pace import parameter_groups
 from deltatune.core.site import SiteAdapter
 from deltatune.engine import merge as merging
 from deltatune.engine import steps
@@ -121,6 +122,11 @@ class Handle:
     def parameters(self) -> list[nn.Parameter]:
         """Trained tensors, each once, in a fixed order."""
         return list(self.named_parameters().values())
+
+    def parameter_groups(self, learning_rate: float | None = None, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Groups for any torch optimizer: each tensor with its method's pace, at the method's own rate by default."""
+        rate = self.method.learning_rate if learning_rate is None else learning_rate
+        return parameter_groups(self.named_parameters(), self.paces().__getitem__, rate, weight_decay)
 
     @property
     def trainable_parameters(self) -> int:
