@@ -5,7 +5,7 @@
 DIR holds gsm8k_train.jsonl and gsm8k_test.jsonl (Cobbe et al. 2021, MIT); the model comes from
 `examples/models.py smollm2`. The same batches in the same order for every method: 4 rows of at most 160 tokens, AdamW
 at the method's default rate, 10 % warm-up and linear decay, bfloat16 base where the processor is faster with it. The
-loss is that of 64 held-out rows, before and after. Results are kept in docs/results/decoder.json, the page is beside it.
+loss is that of 64 held-out rows, before and after. Results are kept in docs/results/decoder.json, the page beside it.
 """
 
 import argparse
