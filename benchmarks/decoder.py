@@ -1,9 +1,9 @@
 """Every method on a decoder: SmolLM2-135M on worked answers to school problems, loss on the answer's tokens.
 
-    python benchmarks/decoder.py --data DIR [--steps 200] [--methods lora ia3]
+    python benchmarks/decoder.py --data DIR [--steps 100] [--methods lora ia3]
 
 DIR holds gsm8k_train.jsonl and gsm8k_test.jsonl (Cobbe et al. 2021, MIT); the model comes from
-`examples/models.py smollm2`. The same batches in the same order for every method: 4 rows of at most 160 tokens, AdamW
+`examples/models.py smollm2`. The same batches in the same order for every method: 4 rows of at most 96 tokens, AdamW
 at the method's default rate, 10 % warm-up and linear decay, bfloat16 base where the processor is faster with it. The
 loss is that of 64 held-out rows, before and after. Results are kept in docs/results/decoder.json, the page beside it.
 """
@@ -24,7 +24,7 @@ from deltatune.engine.precision import base_dtype
 
 MODEL = ".cache/models/smollm2"
 KEPT, PAGE = Path("docs/results/decoder.json"), Path("docs/results/decoder.md")
-ROWS, TOKENS, HELD_OUT = 4, 160, 64
+ROWS, TOKENS, HELD_OUT = 4, 96, 64
 LEFT_OUT = {"mix", "adapter-fusion", "linear-probe", "bitfit", "full", "p-tuning-v2"}
 """What needs other adapters, a classification head or biases, and full fine-tuning (name it to run it)."""
 Batch = dict[str, torch.Tensor]
@@ -34,7 +34,7 @@ def main() -> None:
     """Trains what is asked for, writes the page."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, default=Path(".cache/data/chat"))
-    options.add_argument("--steps", type=int, default=200)
+    options.add_argument("--steps", type=int, default=100)
     options.add_argument("--methods", nargs="*")
     given = options.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
