@@ -6,7 +6,6 @@ Shape legend: O out, I in, R rank, E stacked experts.
 import math
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -14,11 +13,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError, SettingsError
-from deltatune.core.method import Method, Sites, Targets, check_rank
+from deltatune.core.method import Method, Pace, Sites, check_rank
 from deltatune.core.site import LayerAdapter, LayerSite
+from deltatune.core.targeted import TargetedMethod, matches
 
 
-class LowRankMethod(Method, ABC):
+class LowRankMethod(TargetedMethod, ABC):
     """Settings of a method whose change of a layer is s B A; names as in peft's `LoraConfig`."""
 
     aliases: ClassVar[Mapping[str, str]] = {
@@ -39,12 +39,6 @@ class LowRankMethod(Method, ABC):
     """Dropout on what A reads, while training."""
     use_rslora: bool = False
     """s = alpha / sqrt(r) instead of alpha / r."""
-    target_modules: str | tuple[str, ...] = "all-linear"
-    """Layers to change: `all-linear`, roles, globs, names or paths."""
-    exclude_modules: str | tuple[str, ...] | None = None
-    """Layers to leave alone, in the same words."""
-    layers_to_transform: tuple[int, ...] | None = None
-    """Blocks to act in, from 0; none means all."""
     rank_pattern: dict[str, Annotated[int, Field(ge=1, le=4096)]] = {}
     """Another rank for the layers of a name or glob; the first match counts."""
     alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
@@ -52,26 +46,24 @@ class LowRankMethod(Method, ABC):
 
     def sites(self, model: Sites) -> Sequence[LayerSite]:
         """The targeted layers; raises `SettingsError` for ranks that do not fit and patterns that match nothing."""
-        exclude: Targets = self.exclude_modules
-        found = [site for site in model.layers(self.target_modules, exclude) if self._in_block(site)]
-        if not found:
-            raise SettingsError(f"layers_to_transform={list(self.layers_to_transform or ())} leaves no targeted layer")
-        for site in found:
-            check_rank(self.title, self.rank(site), site)
-            if site.groups > 1:
-                raise SettingsError(f"{self.title} is not possible on the grouped convolution {site.path}")
+        found = super().sites(model)
         for name in (*self.rank_pattern, *self.alpha_pattern):
-            if not any(_matches(site.path, name) for site in found):
+            if not any(matches(site.path, name) for site in found):
                 raise SettingsError(f"pattern {name!r} matches no targeted layer, such as {found[0].path}")
         return found
 
+    def check(self, site: LayerSite) -> None:
+        """Raises `SettingsError` for a rank that does not fit and for grouped convolutions."""
+        super().check(site)
+        check_rank(self.title, self.rank(site), site)
+
     def rank(self, site: LayerSite) -> int:
         """R at a site."""
-        return next((r for name, r in self.rank_pattern.items() if _matches(site.path, name)), self.r)
+        return next((r for name, r in self.rank_pattern.items() if matches(site.path, name)), self.r)
 
     def scale(self, site: LayerSite) -> float:
         """s at a site."""
-        alpha = next((a for name, a in self.alpha_pattern.items() if _matches(site.path, name)), self.lora_alpha)
+        alpha = next((a for name, a in self.alpha_pattern.items() if matches(site.path, name)), self.lora_alpha)
         rank = self.rank(site)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
@@ -82,8 +74,9 @@ class LowRankMethod(Method, ABC):
             for site in sites
         )
 
-    def _in_block(self, site: LayerSite) -> bool:
-        return self.layers_to_transform is None or site.block in self.layers_to_transform
+    def pace(self, name: str) -> Pace:
+        """B is the factor that LoRA+ trains faster."""
+        return Pace(outer=name == "lora_B")
 
     # -- peft's format
 
@@ -198,7 +191,3 @@ def read_lora_config(cls: type[LowRankMethod], config: Mapping[str, Any]) -> Any
 def _listed(config: Mapping[str, Any], key: str) -> list[str]:
     value = config.get(key)
     return [value] if isinstance(value, str) else list(value or ())
-
-
-def _matches(path: str, name: str) -> bool:
-    return path == name or path.endswith(f".{name}") or fnmatchcase(path, name)
