@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deltatune.core.errors import AdapterError, SettingsError
 from deltatune.core.method import Method, Pace, Sites, check_rank
 from deltatune.core.site import LayerAdapter, LayerSite
-from deltatune.core.targeted import TargetedMethod, matches
+from deltatune.core.targeted import TargetedMethod, listed, matches
 
 
 class LowRankMethod(TargetedMethod, ABC):
@@ -172,22 +172,21 @@ def read_lora_config(cls: type[LowRankMethod], config: Mapping[str, Any]) -> Any
     for key, plain in LORA_PLAIN.items():
         if key in config and not plain(config[key]):
             raise AdapterError(f"adapter_config.json: {key}={config[key]!r} is a variant of LoRA that is not supported")
-    for name in (*config.get("rank_pattern", {}), *config.get("alpha_pattern", {}), *_listed(config, "target_modules")):
+    for name in (
+        *config.get("rank_pattern", {}),
+        *config.get("alpha_pattern", {}),
+        *listed(config.get("target_modules")),
+    ):
         if set(name) & set("^$()|+\\{}"):
             raise AdapterError(f"adapter_config.json: {name[:80]!r} is a regular expression; only names and globs load")
-    targets = (*_listed(config, "target_modules"), *_listed(config, "target_parameters"))
+    targets = (*listed(config.get("target_modules")), *listed(config.get("target_parameters")))
     fields = {
         key: config[key]
         for key in ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern")
         if config.get(key) is not None
     }
-    extra = {key: tuple(_listed(config, key)) for key in ("exclude_modules", "modules_to_save") if config.get(key)}
+    extra = {key: tuple(listed(config.get(key))) for key in ("exclude_modules", "modules_to_save") if config.get(key)}
     if config.get("layers_to_transform") is not None:
         layers = config["layers_to_transform"]
         extra["layers_to_transform"] = tuple(layers) if isinstance(layers, list) else (layers,)
     return cls.parse({**fields, **extra, "target_modules": targets}, "adapter_config.json")
-
-
-def _listed(config: Mapping[str, Any], key: str) -> list[str]:
-    value = config.get(key)
-    return [value] if isinstance(value, str) else list(value or ())

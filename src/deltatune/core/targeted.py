@@ -45,3 +45,8 @@ def matches(path: str, name: str) -> bool:
     True
     """
     return path == name or path.endswith(f".{name}") or fnmatchcase(path, name)
+
+
+def listed(value: str | Sequence[str] | None) -> list[str]:
+    """A setting that may be one word, several, or none, as a list."""
+    return [value] if isinstance(value, str) else list(value or ())

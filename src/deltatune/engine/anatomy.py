@@ -14,6 +14,7 @@ from torch import nn
 from deltatune.core.errors import SettingsError, did_you_mean
 from deltatune.core.method import Targets
 from deltatune.core.site import AttentionSite, InputSite, LayerSite, ParameterSite, SideSite, SublayerSite
+from deltatune.core.targeted import listed
 from deltatune.engine import blocks, keyvalues, targets
 from deltatune.engine.blocks import Stack, is_norm, parent, under, walk
 from deltatune.engine.entrance import entrance
@@ -214,7 +215,7 @@ class Anatomy:
         """The tensors in the modules (or under the tensor paths) that the words name."""
         modules = [path for path, _ in walk(self.model) if path]
         chosen: set[str] = set()
-        for word in targets.listed(words):
+        for word in listed(words):
             places = set(self._places(word, modules))
             found = {site.path for site in self.every_parameter if _touches(site, word, places)}
             if not found:

@@ -1,7 +1,8 @@
 """Targets: the words in which a user names layers, resolved against a model's anatomy.
 
-`all-linear`, roles (`attention`, `attention.query`, `mlp`, `head`, `embeddings`), globs (`*.query`), last names
-(`q_proj`, as in peft) and full paths. No regular expressions: a pattern that comes with a file must not be a program.
+`all-linear`, roles (`attention`, `attention.query`, `mlp`, `head`, `embeddings`), globs of roles or paths
+(`*attention.query`), last names (`q_proj`, as in peft) and full paths. No regular expressions: a pattern that comes
+with a file must not be a program.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from fnmatch import fnmatchcase
 from deltatune.core.errors import SettingsError, did_you_mean
 from deltatune.core.method import Targets
 from deltatune.core.site import LayerSite
+from deltatune.core.targeted import listed
 
 ALL_LINEAR = "all-linear"
 """Every matrix inside the blocks, except those that route tokens to experts."""
@@ -28,11 +30,6 @@ def resolve(layers: Sequence[LayerSite], targets: Targets, exclude: Targets, mod
     if not found:
         raise SettingsError(f"exclude_modules {exclude!r} leaves nothing of target_modules {targets!r} in {model}")
     return found
-
-
-def listed(targets: Targets) -> list[str]:
-    """One word or several as a list."""
-    return [targets] if isinstance(targets, str) else list(targets or ())
 
 
 def chosen(layers: Sequence[LayerSite], word: str) -> list[LayerSite]:
@@ -54,9 +51,9 @@ def names_path(word: str, path: str) -> bool:
 
 
 def has_role(layer: LayerSite, word: str) -> bool:
-    """Whether a layer has this role, or a role inside it, or packs it with others."""
+    """Whether a layer has this role (a name or a glob), or a role inside it, or packs it with others."""
     group, _, _ = layer.role.partition(".")
-    return word in (layer.role, group) or any(word == f"{group}.{part}" for part in layer.packed)
+    return any(fnmatchcase(role, word) for role in (layer.role, group, *(f"{group}.{part}" for part in layer.packed)))
 
 
 def _is_linear(layer: LayerSite) -> bool:
