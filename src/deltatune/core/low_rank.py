@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError, SettingsError
 from deltatune.core.method import Method, Pace, Sites, check_rank
-from deltatune.core.site import LayerAdapter, LayerSite
+from deltatune.core.site import Base, LayerAdapter, LayerSite
 from deltatune.core.targeted import TargetedMethod, listed, matches
+from deltatune.ops import low_rank
 
 
 class LowRankMethod(TargetedMethod, ABC):
@@ -148,6 +149,22 @@ class LowRankAdapter(LayerAdapter, ABC):
     def dropped(self, x: Tensor) -> Tensor:
         """x with dropout, while training."""
         return x if self.dropout is None else self.dropout(x)
+
+
+class LowRankChange(LowRankAdapter):
+    """y + s B A drop(x) at one layer."""
+
+    def forward(self, x: Tensor, base: Base) -> Tensor:
+        """The base's output plus the low-rank term, computed in the base's dtype."""
+        y = base(x)
+        a, b = self.lora_A.to(y.dtype), self.lora_B.to(y.dtype)
+        return y + base.expand(base.project(self.dropped(x), a), b * self.scale)
+
+    def merged(self, base: Base) -> tuple[Tensor, Tensor | None]:
+        """W + s B A."""
+        weight = base.weight
+        a, b = self.lora_A.to(weight.dtype), self.lora_B.to(weight.dtype)
+        return weight + low_rank.matrix(b * self.scale, a, weight.shape), base.bias
 
 
 LORA_PLAIN: Mapping[str, Callable[[Any], bool]] = {

@@ -15,10 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from deltatune.core.low_rank import LowRankAdapter, LowRankMethod, read_lora_config
+from deltatune.core.low_rank import LowRankChange, LowRankMethod, read_lora_config
 from deltatune.core.method import Can
-from deltatune.core.site import Base, LayerSite
-from deltatune.ops import low_rank
+from deltatune.core.site import LayerSite
 
 
 class LoRA(LowRankMethod):
@@ -30,9 +29,9 @@ class LoRA(LowRankMethod):
     can: ClassVar[Can] = Can(merge=True)
     learning_rate: ClassVar[float] = 1e-3
 
-    def build(self, site: LayerSite, origin: Callable[[], Tensor], shared: None, rng: torch.Generator) -> "LoRAAdapter":
+    def build(self, site: LayerSite, origin: Callable[[], Tensor], shared: None, rng: torch.Generator) -> LowRankChange:
         """A and B for one layer."""
-        return LoRAAdapter(site, self.rank(site), self.scale(site), self.lora_dropout, rng)
+        return LowRankChange(site, self.rank(site), self.scale(site), self.lora_dropout, rng)
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> "LoRA | None":
@@ -41,19 +40,3 @@ class LoRA(LowRankMethod):
             return None
         settings: LoRA = read_lora_config(cls, config)
         return settings
-
-
-class LoRAAdapter(LowRankAdapter):
-    """y + s B A x at one layer."""
-
-    def forward(self, x: Tensor, base: Base) -> Tensor:
-        """The base's output plus the low-rank term, computed in the base's dtype."""
-        y = base(x)
-        a, b = self.lora_A.to(y.dtype), self.lora_B.to(y.dtype)
-        return y + base.expand(base.project(self.dropped(x), a), b * self.scale)
-
-    def merged(self, base: Base) -> tuple[Tensor, Tensor | None]:
-        """W + s B A."""
-        weight = base.weight
-        a, b = self.lora_A.to(weight.dtype), self.lora_B.to(weight.dtype)
-        return weight + low_rank.matrix(b * self.scale, a, weight.shape), base.bias
