@@ -255,7 +255,7 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
             **BART,
             num_mel_bins=8,
             max_source_positions=10,
-            max_target_positions=20,
+            max_target_positions=40,
             suppress_tokens=None,
             begin_suppress_tokens=None,
         )

@@ -55,7 +55,7 @@ def test_what_is_no_linear_layer_is_refused():
         deltatune.attach(nn.Sequential(nn.Embedding(5, 4)), deltatune.VeRA(target_modules="0"))
 
 
-@pytest.mark.filterwarnings("ignore:Specified to not save vera_A")
+@pytest.mark.filterwarnings("ignore:Specified to not (save|load) vera_A")
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize(
     ("family", "targets"), [("bert", ["query", "dense"]), ("llama", ["q_proj", "down_proj"]), ("gpt2", ["c_attn"])]

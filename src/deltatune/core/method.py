@@ -119,6 +119,8 @@ class Method(Settings, ABC):
     """Peak AdamW rate that works without tuning; about ten times that of full fine-tuning for most methods."""
     peft_type: ClassVar[str | None] = None
     """Name of the format in peft, when it has one."""
+    peft_root: ClassVar[str] = "base_model.model."
+    """Before the names of modules saved whole, in peft's files."""
 
     modules_to_save: tuple[str, ...] | None = None
     """Modules trained whole and kept with the adapter (a new classification head); roles, globs or paths."""
@@ -179,6 +181,10 @@ class Method(Settings, ABC):
         return None
 
     # -- peft's format
+
+    def for_peft(self) -> bool:
+        """Whether peft reads a file of these settings."""
+        return self.peft_type is not None
 
     def peft_config(self, sites: Sequence[Any]) -> dict[str, Any]:
         """Keys of peft's `adapter_config.json` besides those every adapter has."""

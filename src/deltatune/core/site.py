@@ -118,6 +118,8 @@ class InputSite:
     """D."""
     table: str | None = None
     """Path of the token embedding's weight [V, D]; None where the stack reads no tokens of a vocabulary."""
+    reader: str | None = None
+    """The decoder that attends to this stack's output, virtual tokens included."""
     dtype: torch.dtype
     device: torch.device
 
@@ -144,8 +146,12 @@ class SideSite:
     """The module whose output (or `last_hidden_state`) the side network replaces."""
     blocks: tuple[str, ...]
     stack: str
+    depth: int
+    """Runs of all blocks in one pass: more than blocks where they share weights."""
     width: int
     """D."""
+    causal: bool
+    """A position sees only itself and those before it."""
     dtype: torch.dtype
     device: torch.device
 
@@ -213,6 +219,16 @@ class Attended(Protocol):
         """What the module reads, x_BTD."""
 
 
+class Beside(Protocol):
+    """What a side network needs to know of the tokens."""
+
+    mask: Tensor | None
+    """[B, 1, T, S], True where token t may look at token s of all S so far; None where it may look everywhere."""
+
+    def remember(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, S, K] of all tokens so far for attention number `index`, from those of the new T."""
+
+
 class Shared(nn.Module):
     """What all sites of one adapter share; saved once."""
 
@@ -273,6 +289,10 @@ class InputAdapter(SiteAdapter):
 
     tokens: int
     """P."""
+    word: bool = False
+    """They enter as words, before positions, types and norm, instead of behind the embeddings."""
+    stays: bool = False
+    """They stay in the output, so that a head which pools the first position sees the first of them."""
 
     @abstractmethod
     def forward(self, rows: int, condition: Tensor | None) -> Tensor:
@@ -303,9 +323,9 @@ class SideAdapter(SiteAdapter):
     """A side network next to one stack."""
 
     @abstractmethod
-    def forward(self, hidden: Sequence[Tensor], last: Tensor) -> Tensor:
+    def forward(self, hidden: Sequence[Tensor], last: Tensor, beside: Beside) -> Tensor:
         """The new last hidden state [B, T, D].
 
-        `hidden` are the inputs of the first block and the outputs of every block, `last` is what the stack would
-        return; all detached.
+        `hidden` are the input of the first block and the output of every run of a block, `last` is what the stack
+        would return; all detached.
         """

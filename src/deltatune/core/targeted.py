@@ -1,10 +1,11 @@
 """Targets: which layers a method changes, in the words of peft's settings."""
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
-from deltatune.core.errors import SettingsError
+from deltatune.core.errors import AdapterError, SettingsError
 from deltatune.core.method import Method, Sites, Targets
 from deltatune.core.site import LayerSite
 
@@ -22,7 +23,12 @@ class TargetedMethod(Method, ABC):
     def sites(self, model: Sites) -> Sequence[LayerSite]:
         """The targeted layers; raises `SettingsError` for one that cannot be changed."""
         exclude: Targets = self.exclude_modules
-        found = [site for site in model.layers(self.target_modules, exclude) if self._in_block(site)]
+        targeted = model.layers(self.target_modules, exclude)
+        blocks = {site.block for site in targeted}
+        if wrong := [index for index in self.layers_to_transform or () if index not in blocks]:
+            chosen = list(self.layers_to_transform or ())
+            raise SettingsError(f"layers_to_transform={chosen} leaves no targeted layer in block {wrong[0]}")
+        found = [site for site in targeted if self._in_block(site)]
         if not found:
             raise SettingsError(f"layers_to_transform={list(self.layers_to_transform or ())} leaves no targeted layer")
         for site in found:
@@ -50,3 +56,17 @@ def matches(path: str, name: str) -> bool:
 def listed(value: str | Sequence[str] | None) -> list[str]:
     """A setting that may be one word, several, or none, as a list."""
     return [value] if isinstance(value, str) else list(value or ())
+
+
+def read_targets(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `TargetedMethod` in peft's `adapter_config.json`; raises `AdapterError` for regular expressions."""
+    targets = listed(config.get("target_modules"))
+    for name in (*(config.get("rank_pattern") or ()), *(config.get("alpha_pattern") or ()), *targets):
+        if set(name) & set("^$()|+\\{}"):
+            raise AdapterError(f"adapter_config.json: {name[:80]!r} is a regular expression; only names and globs load")
+    found: dict[str, Any] = {"target_modules": (*targets, *listed(config.get("target_parameters")))}
+    found |= {key: tuple(listed(config[key])) for key in ("exclude_modules", "modules_to_save") if config.get(key)}
+    if config.get("layers_to_transform") is not None:
+        layers = config["layers_to_transform"]
+        found["layers_to_transform"] = tuple(layers) if isinstance(layers, list) else (layers,)
+    return found

@@ -6,6 +6,7 @@ they are asked for.
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -17,6 +18,7 @@ from deltatune.core.site import AttentionSite, InputSite, LayerSite, ParameterSi
 from deltatune.core.targeted import listed
 from deltatune.engine import blocks, keyvalues, targets
 from deltatune.engine.blocks import Stack, is_norm, parent, under, walk
+from deltatune.engine.depth import depth, is_causal
 from deltatune.engine.entrance import entrance
 from deltatune.engine.heads import heads
 from deltatune.engine.matrices import Matrix, matrix_of, width_of
@@ -83,13 +85,21 @@ class Anatomy:
         return found
 
     def inputs(self) -> Sequence[InputSite]:
-        """The embedded tokens of the main stack, or of the first other stack that reads tokens."""
+        """The embedded tokens of the main stack, or of the first other that reads tokens."""
         main = self.main_stack
-        return [entrance(self.model, [main, *(stack for stack in self.stacks if stack is not main)])]
+        first = entrance(self.model, [main, *(stack for stack in self.stacks if stack is not main)])
+        decoder = next((stack for stack in self.stacks if stack.name == "decoder"), None)
+        if first.stack != "encoder" or decoder is None:
+            return [first]
+        return [replace(first, reader=decoder.owner)]
 
     def side(self) -> SideSite:
-        """The main stack; raises `SettingsError` when the width of its blocks changes on the way."""
-        stack = self.main_stack
+        """The stack nearest to the answer; raises `SettingsError` when its blocks differ in width or layout.
+
+        It is the decoder of an encoder-decoder: behind a changed encoder the decoder would need a gradient.
+        """
+        main = self.main_stack
+        stack = next((s for s in self.stacks if main.name == "encoder" and s.name == "decoder"), main)
         widths = sorted({width_of(self.model.get_submodule(block)) for block in stack.blocks})
         if len(widths) > 1:
             raise SettingsError(f"the blocks of {self.name} differ in width ({', '.join(map(str, widths))})")
@@ -98,7 +108,9 @@ class Anatomy:
             path=stack.owner,
             blocks=stack.blocks,
             stack=stack.name,
+            depth=depth(self.model, stack),
             width=widths[0],
+            causal=is_causal(self.model, stack),
             dtype=first.dtype,
             device=first.device,
         )

@@ -91,7 +91,7 @@ def backbone_of(model: Any) -> Any:
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is a normalisation layer, by its class name: every family brings its own."""
-    return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
+    return "norm" in type(module).__name__.lower() and not any(name != DELTAS for name, _ in module.named_children())
 
 
 def stacks(model: nn.Module) -> list[Stack]:

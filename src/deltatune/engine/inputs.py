@@ -4,6 +4,7 @@ Labels, pooling, heads and generation see the real tokens only. With a cache the
 call and stay in the cache; later calls only lengthen the mask.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from deltatune.core.errors import AdapterError
 from deltatune.core.site import InputSite, SiteAdapter
 from deltatune.engine.compose import Average, Rows, Stack, names
+from deltatune.engine.layers import original_class
 from deltatune.engine.roster import Roster
 from deltatune.engine.sockets import Socket, repeated, socket
 from deltatune.engine.sublayer import first
@@ -23,13 +25,60 @@ from deltatune.engine.sublayer import first
 class InputSocket(Socket):
     """Puts the active prompts in front of the embedded tokens."""
 
+    def __init__(self, roster: Roster, words: nn.Module | None) -> None:
+        super().__init__(roster)
+        self.words = (words,)  # in a tuple: the token embedding belongs to the base
+
     def run(self, module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """[B, P + T, D] for [B, T, D]; nothing once the prompt is in the cache."""
         x = call(*args, **kwargs)
         if not self.roster.frame.pop("prompt enters", False):  # in the cache already, or another stack's lookup
             return x
         prompt = self._prompt(self.roster.active, x.shape[0])
-        return x if prompt is None else torch.cat([prompt.to(x.dtype), x], 1)
+        if prompt is None:
+            return x
+        if self._any("word") and module is not self.words[0]:
+            return call(**self._as_words(module, prompt.to(x.dtype), args, kwargs))
+        return torch.cat([prompt.to(x.dtype), x], 1)
+
+    def _as_words(self, module: Any, prompt: Tensor, args: Any, kwargs: Any) -> dict[str, Any]:
+        """The arguments of an embeddings module with the prompt as its first words, of type 0."""
+        given = inspect.signature(original_class(module).forward).bind(module, *args, **kwargs).arguments
+        del given["self"]
+        given |= given.pop("kwargs", {})
+        words = given.get(self.embedded(module))
+        if words is None:
+            assert self.words[0] is not None
+            words = self.words[0](given["input_ids"])
+        tokens = prompt.shape[1]
+        given["input_ids"] = None
+        given[self.embedded(module)] = torch.cat([prompt, words], 1)
+        if isinstance(given.get("token_type_ids"), Tensor):
+            given["token_type_ids"] = F.pad(given["token_type_ids"], (tokens, 0))
+        return given
+
+    @staticmethod
+    def embedded(module: Any) -> str:
+        """The argument by which an embeddings module takes words that are embedded already."""
+        known = inspect.signature(original_class(module).forward).parameters
+        found = next((name for name in ("inputs_embeds", "input_embeds") if name in known), None)
+        if found is None:
+            raise AdapterError(
+                f"{type(module).__name__} takes no embedded words", hint="use prompt_site: post_embedding"
+            )
+        return found
+
+    def stays(self) -> bool:
+        """Whether the prompt's rows stay in the output."""
+        return self._any("stays")
+
+    def _any(self, fact: str) -> bool:
+        """A fact of the active prompts; raises `AdapterError` when they differ in it."""
+        here = self.here()
+        facts = {bool(getattr(here[name], fact)) for name in names(self.roster.active) if name in here}
+        if len(facts) > 1:
+            raise AdapterError("prompts that enter at different places cannot act together", hint="train them alike")
+        return facts == {True}
 
     def tokens(self) -> int:
         """P of the active composition."""
@@ -63,7 +112,10 @@ class MaskSocket(Socket):
             return call(*args, **kwargs)
         cache = kwargs.get("past_key_values")
         cached = cache is not None and cache.get_seq_length() > 0
-        self.roster.frame |= {"prompt enters": not cached, "prompt leaves": 0 if cached else tokens}
+        self.roster.frame |= {
+            "prompt enters": not cached,
+            "prompt leaves": 0 if cached or self.entry[0].stays() else tokens,
+        }
         mask = kwargs.get("attention_mask")
         if isinstance(mask, Tensor):
             if mask.dim() != 2:
@@ -72,6 +124,23 @@ class MaskSocket(Socket):
         positions = kwargs.get("position_ids")
         if isinstance(positions, Tensor):
             kwargs["position_ids"] = _with_prompt(positions, tokens, cached)
+        try:
+            return call(*args, **kwargs)
+        except IndexError as error:
+            raise AdapterError(
+                f"{tokens} virtual tokens and those of the input are more than the model has positions ({error})",
+                hint="shorten the input (max_length) or the prompt (num_virtual_tokens)",
+            ) from error
+
+
+class ReaderSocket(Socket):
+    """Lengthens the mask by which a decoder reads an encoder whose output begins with virtual tokens."""
+
+    def run(self, module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The decoder's call with a mask as long as what it reads."""
+        hidden, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
+        if isinstance(hidden, Tensor) and isinstance(mask, Tensor):
+            kwargs["encoder_attention_mask"] = F.pad(mask, (hidden.shape[1] - mask.shape[-1], 0), value=1)
         return call(*args, **kwargs)
 
 
@@ -87,9 +156,14 @@ class ExitSocket(Socket):
 
 def plug_input(model: nn.Module, roster: Roster, site: InputSite, name: str, adapter: SiteAdapter) -> None:
     """Puts a prompt in front of a stack's tokens."""
-    entry: InputSocket = socket(model.get_submodule(site.path), "input", partial(InputSocket, roster))
+    words = model.get_submodule(site.table.rpartition(".")[0]) if site.table else None
+    entry: InputSocket = socket(model.get_submodule(site.path), "input", partial(InputSocket, roster, words))
     entry.plug(name, adapter)
-    socket(model.get_submodule(site.exit), "exit", partial(ExitSocket, roster)).plug(name, nn.Identity())
+    if site.reader is None:
+        socket(model.get_submodule(site.exit), "exit", partial(ExitSocket, roster)).plug(name, nn.Identity())
+    else:  # a decoder reads the prompt's rows too
+        reader = model.get_submodule(site.reader)
+        socket(reader, "reader", partial(ReaderSocket, roster)).plug(name, nn.Identity())
     socket(model.get_submodule(site.backbone), "mask", partial(MaskSocket, roster, entry)).plug(name, nn.Identity())
 
 

@@ -21,7 +21,7 @@ SHARED = "base_model.deltatune_shared."
 
 def ours_to_file(file: AdapterFile) -> dict[str, Tensor]:
     """The tensors of an adapter under the names of the file."""
-    found = {f"{ROOT}{path}": file.tensors[path] for path in file.saved}
+    found = {f"{file.method.peft_root}{path}": file.tensors[path] for path in file.saved}
     whole = file.method.to_peft_file(file.sites, file.tensors)
     if whole is not None:
         return found | whole
@@ -41,7 +41,7 @@ def file_to_ours(
 ) -> dict[str, Tensor]:
     """The tensors of a file under our names; raises `AdapterError` for tensors that belong to no site."""
     rest = dict(tensors)
-    found = {path: _take(rest, f"{ROOT}{path}") for path in saved}
+    found = {path: _take(rest, f"{method.peft_root}{path}") for path in saved}
     try:
         whole = method.of_peft_file(sites, rest)
     except KeyError as missing:
