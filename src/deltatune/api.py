@@ -13,6 +13,7 @@ from deltatune.core.task import Loaded, Row, Task
 from deltatune.data.check import Placed, Rejected, records_of
 from deltatune.data.load import rows_of
 from deltatune.data.read import read
+from deltatune.data.tasks import encode
 from deltatune.engine.anatomy import Anatomy
 from deltatune.engine.compose import Average, Rows, Stack
 from deltatune.engine.describe import describe
@@ -57,7 +58,7 @@ def evaluate(source: str | Path, data: str, *, model: str | None = None, batch_s
     rejected = [place for place in found if isinstance(place, Rejected)]
     if not rows:
         raise DataError(f"{data}: no row can be scored", hint=_reason(rejected[0]))
-    examples = task.encode(rows, loaded.processor)
+    examples = encode(task, rows, loaded.processor)
     result = score(loaded.model, task, loaded.processor, rows, examples, batch_size)
     return {**result, "truncated": task.truncated(examples), "rejected": [_reason(r) for r in rejected]}
 
@@ -81,7 +82,7 @@ def predict(
         table = records_of(list(rows) if rows is not None else [{"text": text} for text in texts or ()])
         places = rows_of(table, task, {}, labelled=False)
     good = [place.row for place in places if isinstance(place, Placed)]
-    examples = task.encode(good, loaded.processor) if good else []
+    examples = encode(task, good, loaded.processor) if good else []
     found = iter(answers(loaded.model, task, loaded.processor, examples, batch_size)[0])
     return [next(found) if isinstance(place, Placed) else {"error": _reason(place)} for place in places]
 

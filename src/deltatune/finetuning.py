@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from deltatune.core.method import Method
 from deltatune.core.task import Loaded, Row, Task
 from deltatune.data.load import Splits
 from deltatune.data.load import load as load_splits
+from deltatune.data.tasks import encode
 from deltatune.engine.fingerprint import exact_hash
 from deltatune.engine.precision import base_dtype, choose_attention
 from deltatune.engine.roster import roster_of
@@ -28,6 +30,7 @@ from deltatune.evaluate.score import score
 from deltatune.store import adapter as folders
 from deltatune.store.run import RunFolder
 from deltatune.train.loop import Job, Trained, train
+from deltatune.train.teacher import Teacher, teacher_of
 
 logger = logging.getLogger("deltatune")
 
@@ -86,9 +89,10 @@ def _run(settings: RunSettings, *, resume: bool, quiet: bool) -> Run:
     set_seed(settings.training.seed)
     loaded = splits.task.load(settings.model, base_dtype(settings.training.bf16))
     adapter = _attached(loaded, _worded(chosen, loaded, splits.task), settings.training.seed)
+    teacher = teacher_of(settings.training.distillation, splits.task, loaded, adapter, splits.train)
     folder.open(resolved, resume=resume)
     folder.write_rejected([row.as_json() for row in splits.rejected])
-    return _trained(settings, splits, loaded, adapter, folder, resume=resume, quiet=quiet)
+    return _trained(settings, splits, loaded, adapter, folder, teacher, resume=resume, quiet=quiet)
 
 
 def _trained(
@@ -97,13 +101,14 @@ def _trained(
     loaded: Loaded,
     adapter: Adapter,
     folder: RunFolder,
+    teacher: Teacher | None,
     *,
     resume: bool,
     quiet: bool,
 ) -> Run:
     task, processor, network = splits.task, loaded.processor, loaded.model
     size = settings.training.per_device_eval_batch_size
-    examples = {name: task.encode(rows, processor) for name, rows in _parts(splits).items()}
+    examples = {name: encode(task, rows, processor) for name, rows in _parts(splits).items()}
     base = set(adapter.roster.frozen)
     hash_before = exact_hash(network, base)
     network.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -122,17 +127,8 @@ def _trained(
         adapter.save(folder.adapter, base_model=name, task_type=task.peft_task, facts=facts)
 
     before = scored("test", interval=True)
-    job = Job(
-        adapter,
-        task,
-        processor,
-        examples["train"],
-        settings.training,
-        lambda: scored("validation", interval=False),
-        save,
-        folder,
-        quiet,
-    )
+    validated = partial(scored, "validation", interval=False)
+    job = Job(adapter, task, processor, examples["train"], settings.training, validated, save, folder, quiet, teacher)
     done = train(job, resume=resume)
     results = _results(settings, splits, adapter, done) | {
         "before": before,

@@ -13,7 +13,7 @@ def plan(rows: int, batch: int, accumulation: int, epochs: float = 2.0, **more) 
     settings = TrainingSettings(
         per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, num_train_epochs=epochs, **more
     )
-    return Plan.of([1 + row % 7 for row in range(rows)], settings)
+    return Plan.of([{"length": 1 + row % 7} for row in range(rows)], settings)
 
 
 PLANS = st.builds(plan, st.integers(1, 40), st.integers(1, 9), st.integers(1, 5), st.sampled_from([1.0, 2.0, 2.5]))

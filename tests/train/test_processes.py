@@ -10,6 +10,8 @@ from accelerate import PartialState
 
 from deltatune.methods.lora import LoRA
 from deltatune.train.loop import train
+from train.test_distill import models
+from train.test_distill import work as taught_work
 from train.toy import job, lines
 
 
@@ -21,9 +23,19 @@ def work(folder: Path, processes: int):
     )
 
 
+def taught(folder: Path, processes: int):
+    """A student with a trained map to its teacher's width."""
+    if not (folder.parent / "models").exists():
+        models(folder.parent / "models")
+    size = {"per_device_train_batch_size": 8 // processes, "logging_steps": 1}
+    place = folder.parent / "models"
+    return taught_work(folder, place / "headed", place / "wide", hidden=1.0, training=size)
+
+
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path):
-    train(work(tmp_path / "one", 1))
+@pytest.mark.parametrize("made", ["work", "taught"])
+def test_two_processes_train_what_one_does(tmp_path, made):
+    train(globals()[made](tmp_path / "one", 1))
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -31,7 +43,7 @@ def test_two_processes_train_what_one_does(tmp_path):
         "ACCELERATE_USE_CPU": "1",
     }
     launched = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", __file__]
-    done = subprocess.run([*launched, str(tmp_path / "two")], env=environment, capture_output=True, text=True)
+    done = subprocess.run([*launched, str(tmp_path / "two"), made], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert [line["step"] for line in one] == [line["step"] for line in two]
@@ -43,5 +55,5 @@ def test_two_processes_train_what_one_does(tmp_path):
 
 
 if __name__ == "__main__":
-    train(work(Path(sys.argv[1]), 2))
+    train(globals()[sys.argv[2]](Path(sys.argv[1]), 2))
     PartialState().destroy_process_group()  # left to the interpreter's end it may abort

@@ -12,14 +12,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from deltatune.core.errors import AdapterError, SettingsError
-from deltatune.core.method import Method, Pace, Sites, check_rank
+from deltatune.core.errors import AdapterError
+from deltatune.core.method import Method, Pace
+from deltatune.core.ranked import RankedMethod, kaiming, read_ranked
 from deltatune.core.site import Base, LayerAdapter, LayerSite
-from deltatune.core.targeted import TargetedMethod, listed, matches
 from deltatune.ops import low_rank
 
 
-class LowRankMethod(TargetedMethod, ABC):
+class LowRankMethod(RankedMethod, ABC):
     """Settings of a method whose change of a layer is s B A; names as in peft's `LoraConfig`."""
 
     aliases: ClassVar[Mapping[str, str]] = {
@@ -32,41 +32,21 @@ class LowRankMethod(TargetedMethod, ABC):
     }
     peft_type: ClassVar[str | None] = "LORA"
 
-    r: Annotated[int, Field(ge=1, le=4096)] = 8
-    """Rank."""
     lora_alpha: Annotated[float, Field(gt=0)] = 16
     """Numerator of the scale s."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on what A reads, while training."""
     use_rslora: bool = False
     """s = alpha / sqrt(r) instead of alpha / r."""
-    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=4096)]] = {}
-    """Another rank for the layers of a name or glob; the first match counts."""
-    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Another alpha for the layers of a name or glob; the first match counts."""
 
-    def sites(self, model: Sites) -> Sequence[LayerSite]:
-        """The targeted layers; raises `SettingsError` for ranks that do not fit and patterns that match nothing."""
-        found = super().sites(model)
-        for name in (*self.rank_pattern, *self.alpha_pattern):
-            if not any(matches(site.path, name) for site in found):
-                raise SettingsError(f"pattern {name!r} matches no targeted layer, such as {found[0].path}")
-        return found
-
-    def check(self, site: LayerSite) -> None:
-        """Raises `SettingsError` for a rank that does not fit and for grouped convolutions."""
-        super().check(site)
-        check_rank(self.title, self.rank(site), site)
-
-    def rank(self, site: LayerSite) -> int:
-        """R at a site."""
-        return next((r for name, r in self.rank_pattern.items() if matches(site.path, name)), self.r)
+    @property
+    def numerator(self) -> float:
+        """`lora_alpha`."""
+        return self.lora_alpha
 
     def scale(self, site: LayerSite) -> float:
         """s at a site."""
-        alpha = next((a for name, a in self.alpha_pattern.items() if matches(site.path, name)), self.lora_alpha)
-        rank = self.rank(site)
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+        return self.alpha_at(site) / (math.sqrt(self.rank(site)) if self.use_rslora else self.rank(site))
 
     def count(self, sites: Sequence[Any]) -> int:
         """The sum of r (I k + O) over the layers, k the size of a kernel, once per stacked expert."""
@@ -95,14 +75,8 @@ class LowRankMethod(TargetedMethod, ABC):
             "fan_in_fan_out": bool(layers) and all(site.kind == "conv1d" for site in layers),
             "target_modules": sorted(site.path for site in layers),
             "target_parameters": sorted(site.path for site in sites if site.kind == "tensor") or None,
-            "rank_pattern": {site.path: self.rank(site) for site in sites} if self.rank_pattern else {},
-            "alpha_pattern": (
-                {site.path: self.scale(site) * self._divisor(site) for site in sites} if self.alpha_pattern else {}
-            ),
+            **self.pattern_config(sites),
         }
-
-    def _divisor(self, site: LayerSite) -> float:
-        return math.sqrt(self.rank(site)) if self.use_rslora else self.rank(site)
 
     def to_peft(self, site: LayerSite, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`lora_A.weight`, `lora_B.weight` in peft's shapes."""
@@ -142,7 +116,7 @@ class LowRankAdapter(LayerAdapter, ABC):
             self.lora_A = nn.Parameter(a.zero_())
             self.lora_B = nn.Parameter(torch.empty(site.out_features, rank).normal_(generator=rng))
         else:
-            bound = 1 / math.sqrt(site.in_features * math.prod(site.kernel))  # Kaiming uniform with a = sqrt(5)
+            bound = kaiming(*a.shape[-2 - len(site.kernel) :])
             self.lora_A = nn.Parameter(a.uniform_(-bound, bound, generator=rng))
             self.lora_B = nn.Parameter(torch.zeros(*copies, site.out_features, rank))
 
@@ -189,21 +163,4 @@ def read_lora_config(cls: type[LowRankMethod], config: Mapping[str, Any]) -> Any
     for key, plain in LORA_PLAIN.items():
         if key in config and not plain(config[key]):
             raise AdapterError(f"adapter_config.json: {key}={config[key]!r} is a variant of LoRA that is not supported")
-    for name in (
-        *config.get("rank_pattern", {}),
-        *config.get("alpha_pattern", {}),
-        *listed(config.get("target_modules")),
-    ):
-        if set(name) & set("^$()|+\\{}"):
-            raise AdapterError(f"adapter_config.json: {name[:80]!r} is a regular expression; only names and globs load")
-    targets = (*listed(config.get("target_modules")), *listed(config.get("target_parameters")))
-    fields = {
-        key: config[key]
-        for key in ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern")
-        if config.get(key) is not None
-    }
-    extra = {key: tuple(listed(config.get(key))) for key in ("exclude_modules", "modules_to_save") if config.get(key)}
-    if config.get("layers_to_transform") is not None:
-        layers = config["layers_to_transform"]
-        extra["layers_to_transform"] = tuple(layers) if isinstance(layers, list) else (layers,)
-    return cls.parse({**fields, **extra, "target_modules": targets}, "adapter_config.json")
+    return cls.parse(read_ranked(config, ("lora_alpha", "lora_dropout", "use_rslora")), "adapter_config.json")

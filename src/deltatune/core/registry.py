@@ -62,9 +62,9 @@ def method(settings: str | Mapping[str, Any] | Sequence[Any], **fields: Any) -> 
 
     >>> method("lora", r=4).r
     4
-    >>> method("lroa")
+    >>> method("bitfti")
     Traceback (most recent call last):
-    deltatune.core.errors.SettingsError: method lroa is unknown; did you mean lora?
+    deltatune.core.errors.SettingsError: method bitfti is unknown; did you mean bitfit?
     """
     if not isinstance(settings, str | Mapping):
         settings = {"type": "mix", "methods": list(settings)}

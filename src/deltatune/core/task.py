@@ -10,7 +10,7 @@ The same loop, run folder, report and commands serve every task; a task file hol
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -22,6 +22,19 @@ Example = Mapping[str, Any]
 """One row as the model reads it, unpadded; has `length`, which batches are bucketed by."""
 Batch = dict[str, Tensor]
 """Padded tensors; `labels` never reach the model's own loss, the task computes it."""
+TASK = "task"
+"""Word under which a row names its task, when many are trained at once."""
+CONDITION = "condition"
+"""The task's id in an example, and those of all rows in a batch."""
+
+
+def inputs_of(batch: Batch) -> Batch:
+    """What the model itself is called with.
+
+    >>> inputs_of({"input_ids": 1, "labels": 2, "condition": 3})
+    {'input_ids': 1}
+    """
+    return {name: tensor for name, tensor in batch.items() if name not in ("labels", CONDITION)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,15 @@ class Column:
     required: bool = True
 
 
+class ManyTasks(Settings):
+    """The tasks of the rows, when many are trained at once."""
+
+    column: str
+    """Column that names the task of each row."""
+    names: tuple[str, ...]
+    """Names in the order of their ids."""
+
+
 class Task(Settings, ABC):
     """Settings of a task. Subclasses are final, one per file, named in `type`."""
 
@@ -59,6 +81,14 @@ class Task(Settings, ABC):
     """Metrics where less is more."""
     peft_task: ClassVar[str | None] = None
     """`task_type` of the adapter file."""
+
+    many: ManyTasks | None = None
+    """Which task each row belongs to; filled in from `data.task_column`."""
+
+    @property
+    def predicts(self) -> Literal["classes", "next classes", "labels", "values"]:
+        """What the logits are about: one class each, that of the next position, labels one by one, or numbers."""
+        return "classes"
 
     @property
     @abstractmethod

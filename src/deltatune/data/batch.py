@@ -5,8 +5,12 @@ The order of an epoch follows from seed and epoch alone, so a position is two nu
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+
+from deltatune.core.task import CONDITION, Batch, Example, Task
 
 BUCKET = 50
 """Batches whose rows are sorted together: enough to waste little padding, few enough to stay random."""
@@ -14,11 +18,15 @@ BUCKET = 50
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """Batches of row indices, bucketed by length; every row once per epoch."""
+    """Batches of row indices, bucketed by length; every row once per epoch, or by the shares of the tasks."""
 
     lengths: Sequence[int]
     batch_size: int
     seed: int
+    tasks: Sequence[int] | None = None
+    """Task id of every row, from 0."""
+    temperature: float = 1.0
+    """T: a task of n rows has a share of every epoch proportional to n^(1/T)."""
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -30,7 +38,7 @@ class Batches:
         The very first batch holds the longest row: what does not fit into memory shows at once.
         """
         generator = np.random.default_rng((self.seed, number))
-        order = generator.permutation(len(self.lengths))
+        order = self._order(generator)
         lengths = np.asarray(self.lengths)
         batches: list[list[int]] = []
         span = BUCKET * self.batch_size
@@ -40,8 +48,35 @@ class Batches:
             batches += [bucket[i : i + self.batch_size].tolist() for i in range(0, len(bucket), self.batch_size)]
         shuffled = [batches[i] for i in generator.permutation(len(batches))]
         if number == 0:
-            shuffled.sort(key=lambda batch: max(self.lengths[i] for i in batch) < lengths.max())
+            longest = lengths[order].max()
+            shuffled.sort(key=lambda batch: max(self.lengths[i] for i in batch) < longest)
         yield from shuffled[start:]
+
+    def _order(self, generator: np.random.Generator) -> np.ndarray:
+        """The rows of an epoch: all of them, or as many in all with every task at its share.
+
+        The rows of a task come round in turn, in an order of their own in every epoch: none twice before each was once.
+        """
+        if self.tasks is None or self.temperature == 1.0:
+            return generator.permutation(len(self.lengths))
+        of_task = [np.flatnonzero(np.asarray(self.tasks) == task) for task in sorted(set(self.tasks))]
+        counts = shares([len(rows) for rows in of_task], self.temperature)
+        drawn = [np.resize(generator.permutation(rows), count) for rows, count in zip(of_task, counts, strict=True)]
+        return generator.permutation(np.concatenate(drawn))
+
+
+def shares(sizes: Sequence[int], temperature: float) -> list[int]:
+    """Rows of each task in an epoch of sum(sizes) rows: proportional to n^(1/T), by largest remainders.
+
+    >>> shares([90, 10], 1), shares([90, 10], 2), shares([90, 10], 1e9)
+    ([90, 10], [75, 25], [50, 50])
+    """
+    powers = (np.asarray(sizes) / max(sizes)) ** (1 / temperature)
+    exact = powers / powers.sum() * sum(sizes)
+    counts = np.floor(exact + 1e-9).astype(int)  # 10 may be 9.999...
+    counts[np.argsort(counts - exact, kind="stable")[: sum(sizes) - counts.sum()]] += 1
+    found: list[int] = counts.tolist()
+    return found
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -52,3 +87,11 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def collate(task: Task, examples: Sequence[Example], processor: Any) -> Batch:
+    """The task's batch, with the task ids of the rows where many tasks are trained."""
+    batch = task.collate(examples, processor)
+    if CONDITION in examples[0]:
+        batch[CONDITION] = torch.tensor([example[CONDITION] for example in examples])
+    return batch

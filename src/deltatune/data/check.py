@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltatune.core.errors import DataError
-from deltatune.core.task import Row, Task
+from deltatune.core.task import TASK, Row, Task
 from deltatune.data.read import Record, Table
+from deltatune.data.tasks import check_task, name_of
 
 logger = logging.getLogger("deltatune")
 
@@ -47,7 +48,7 @@ class Checked:
         """The kept rows checked again, by a task that knows the labels by now."""
         kept, rejected = [], list(self.rejected)
         for place in self.kept:
-            wrong = task.check(place.row)
+            wrong = task.check(place.row) or check_task(place.row, task)
             if wrong is None:
                 kept.append(place)
             else:
@@ -62,7 +63,8 @@ def check(table: Table, columns: Mapping[str, str], task: Task) -> Checked:
     seen: dict[Any, Placed] = {}
     for record in table.records:
         row = {word: record.values.get(name) for word, name in columns.items()}
-        wrong = record.problem or _missing(row, task, columns) or task.check(row) or _repeated(row, task, seen)
+        wrong = record.problem or _missing(row, task, columns) or task.check(row) or check_task(row, task)
+        wrong = wrong or _repeated(row, task, seen)
         if wrong is not None:
             rejected.append(Rejected(record.file, record.line, wrong, record.values))
             continue
@@ -74,7 +76,7 @@ def check(table: Table, columns: Mapping[str, str], task: Task) -> Checked:
 
 def _missing(row: Row, task: Task, columns: Mapping[str, str]) -> str | None:
     for word in columns:
-        if task.columns[word].required and row[word] is None:
+        if word != TASK and task.columns[word].required and row[word] is None:
             return f"{columns[word]} is missing"
     return None
 
@@ -88,8 +90,9 @@ def _repeated(row: Row, task: Task, seen: Mapping[Any, Placed]) -> str | None:
 
 
 def key(row: Row, task: Task) -> Any:
-    """What makes two rows the same input: white space and case do not."""
-    return tuple(" ".join(str(row.get(word)).split()).casefold() for word in task.key)
+    """What makes two rows the same input: white space and case do not; of two tasks they are two."""
+    own = (name_of(row),) if TASK in row else ()
+    return own + tuple(" ".join(str(row.get(word)).split()).casefold() for word in task.key)
 
 
 def summary(rejected: Sequence[Rejected], read: int) -> str:

@@ -123,10 +123,16 @@ class Handle:
         """Trained tensors, each once, in a fixed order."""
         return list(self.named_parameters().values())
 
-    def parameter_groups(self, learning_rate: float | None = None, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Groups for any torch optimizer: each tensor with its method's pace, at the method's own rate by default."""
+    def parameter_groups(
+        self, learning_rate: float | None = None, weight_decay: float = 0.0, *, loraplus_lr_ratio: float = 1.0
+    ) -> list[dict[str, Any]]:
+        """Groups for any torch optimizer: each tensor with its method's pace, at the method's own rate by default.
+
+        Raises `SettingsError` when `loraplus_lr_ratio` has no effect.
+        """
         rate = self.method.learning_rate if learning_rate is None else learning_rate
-        return parameter_groups(self.named_parameters(), self.paces().__getitem__, rate, weight_decay)
+        own, paces = self.named_parameters(), self.paces()
+        return parameter_groups(own, paces.__getitem__, rate, weight_decay, loraplus_lr_ratio)
 
     @property
     def trainable_parameters(self) -> int:

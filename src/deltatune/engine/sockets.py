@@ -259,8 +259,10 @@ ORDER = (
     "input",
     "exit",
     "mask",
+    "reader",
     "block",
     "checkpoint",
+    "padding",
     "side",
     "loss",
 )

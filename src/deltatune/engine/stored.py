@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from deltatune.core.errors import AdapterError
+from deltatune.core.errors import AdapterError, DeltatuneError
 from deltatune.core.method import AdapterFile, Method
 from deltatune.core.site import Site
 from deltatune.engine.attach import attach, member_name
@@ -32,7 +32,7 @@ def attach_file(model: nn.Module, file: AdapterFile, translate: Translate, *, na
         _check_base(model, file, handle)
         attached = handle.attached
         handle.load_tensors(translate(file.tensors, attached.method, attached.sites, tuple(attached.saved)))
-    except AdapterError:
+    except DeltatuneError:
         for new in reversed([each for each in roster.adapters if each not in known]):
             if new in roster.adapters:  # not gone with another
                 Handle(model, new).detach()

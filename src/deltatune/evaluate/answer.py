@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from deltatune.core.task import Example, Row, Task
-from deltatune.data.batch import by_length
+from deltatune.core.task import Example, Row, Task, inputs_of
+from deltatune.data.batch import by_length, collate
+from deltatune.data.tasks import encode
+from deltatune.engine.conditions import told
 
 
 def answers(
@@ -21,9 +23,10 @@ def answers(
     model.eval()
     with torch.inference_mode():
         for indices in by_length([example["length"] for example in examples], batch_size):
-            batch = task.collate([examples[i] for i in indices], processor)
+            batch = collate(task, [examples[i] for i in indices], processor)
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            output = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+            with told(model, batch):
+                output = model(**inputs_of(batch))
             for index, answer in zip(indices, task.read(output, batch), strict=True):
                 found[index] = answer
             if "labels" in batch:
@@ -38,4 +41,4 @@ def on_rows(
     model: nn.Module, task: Task, processor: Any, rows: Sequence[Row], batch_size: int = 64
 ) -> list[dict[str, Any]]:
     """Answers for rows that are not encoded yet."""
-    return answers(model, task, processor, task.encode(rows, processor), batch_size)[0]
+    return answers(model, task, processor, encode(task, rows, processor), batch_size)[0]

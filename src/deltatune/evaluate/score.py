@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from deltatune.core.task import Example, Row, Task
+from deltatune.data.tasks import name_of
 from deltatune.evaluate.answer import answers
 
 Z = 1.959963984540054
@@ -27,11 +28,23 @@ def score(
     *,
     interval: bool = True,
 ) -> dict[str, Any]:
-    """Metrics of the model on rows, `rows` (their number), `loss`, and `interval` of the main metric."""
+    """Metrics of the model on rows, `rows` (their number), `loss`, and `interval` of the main metric.
+
+    `tasks` has the metrics of every task where many are trained.
+    """
     found, loss = answers(model, task, processor, examples, batch_size)
     metrics = task.score(found, rows)
     result = {**metrics, "loss": loss, "rows": len(rows)}
+    if task.many is not None:
+        result["tasks"] = {name: _of_task(name, task, found, rows) for name in task.many.names}
     return {**result, "interval": interval_of(task, found, rows, metrics)} if interval else result
+
+
+def _of_task(name: str, task: Task, found: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:
+    """Metrics of one task's rows; only their number when there are none."""
+    chosen = [index for index, row in enumerate(rows) if name_of(row) == name]
+    own = [rows[index] for index in chosen]
+    return {**(task.score([found[index] for index in chosen], own) if own else {}), "rows": len(own)}
 
 
 def interval_of(

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,11 +17,11 @@ from deltatune.core import registry
 from deltatune.core.errors import AdapterError, did_you_mean
 from deltatune.core.method import AdapterFile, Method
 from deltatune.core.site import Site
-from deltatune.store import atomic, peft_keys
+from deltatune.store import adapterhub, atomic, peft_keys
 from deltatune.store.card import card
+from deltatune.store.files import parsed, read_tensors
 
 CONFIG, WEIGHTS, PARTS = "adapter_config.json", "adapter_model.safetensors", "parts"
-MAX_HEADER_BYTES = 8 << 20
 FORMAT = 1
 """Version of what we write into the metadata."""
 
@@ -47,13 +46,15 @@ def _fill(file: AdapterFile, folder: Path) -> None:
 
 
 def read(folder: Path) -> AdapterFile:
-    """Reads an adapter folder; its tensors still have the names of the file.
+    """Reads an adapter folder of ours, of peft or of AdapterHub; its tensors still have the names of the file.
 
     Raises `AdapterError` for a missing, cut or foreign file, an unknown method or unknown settings.
     """
+    if adapterhub.is_folder(folder):
+        return adapterhub.read(folder)
     config = _read_config(folder)
-    metadata, tensors = _read_tensors(folder / WEIGHTS)
-    extra = _parsed(metadata.get("deltatune", "{}"), folder / WEIGHTS)
+    metadata, tensors = read_tensors(folder / WEIGHTS)
+    extra = parsed(metadata.get("deltatune", "{}"), folder / WEIGHTS)
     return AdapterFile(
         name=extra.get("name") or "default",
         method=_method(_with_saved(config, tensors), extra, folder),
@@ -71,7 +72,8 @@ def tensors_at(
     tensors: Mapping[str, Tensor], method: Method, sites: Sequence[Site], saved: Sequence[str]
 ) -> dict[str, Tensor]:
     """The tensors of a file under the names of `AdapterFile.tensors`, for the sites the method found in a model."""
-    return peft_keys.file_to_ours(tensors, method, sites, saved)
+    of_adapterhub = adapterhub.wrote(tensors)
+    return (adapterhub.tensors_at if of_adapterhub else peft_keys.file_to_ours)(tensors, method, sites, saved)
 
 
 def size(folder: Path) -> int:
@@ -92,11 +94,11 @@ def _config(file: AdapterFile) -> dict[str, Any]:
         "base_model_name_or_path": file.base_model,
         "inference_mode": True,
         "modules_to_save": sorted(file.saved_modules) or None,
-        "peft_type": file.method.peft_type or own_type(file.method),
+        "peft_type": file.method.peft_type if file.method.for_peft() else own_type(file.method),
         "revision": None,
         "task_type": file.task_type,
     }
-    if file.method.peft_type:
+    if file.method.for_peft():
         return {**common, **file.method.peft_config(file.sites)}
     return {**common, **file.method.model_dump(mode="json", exclude={"modules_to_save"})}
 
@@ -135,29 +137,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise AdapterError(
             f"{folder} has no {WEIGHTS}", hint="pickle files (.bin, .pt) are never loaded: convert them to safetensors"
         )
-    return _parsed(path.read_text(encoding="utf-8"), path)
-
-
-def _parsed(text: str, path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise AdapterError(f"{path}: not valid JSON") from None
-    if not isinstance(value, dict):
-        raise AdapterError(f"{path}: expected an object, found {type(value).__name__}")
-    return value
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    with path.open("rb") as raw:
-        header = int.from_bytes(raw.read(8), "little")
-    if header > MAX_HEADER_BYTES:
-        raise AdapterError(f"{path}: header of {header} bytes; an adapter's has at most {MAX_HEADER_BYTES}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {}), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
-        raise AdapterError(f"{path} is damaged: {error}", hint="copy or download it again") from None
+    return parsed(path.read_text(encoding="utf-8"), path)
 
 
 def _with_saved(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -168,7 +148,7 @@ def _with_saved(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dic
     names = tuple(config.get("modules_to_save") or ())
     found: dict[str, None] = {}
     for key in tensors:
-        parts = key.removeprefix(peft_keys.ROOT).split(".")
+        parts = key.removeprefix(peft_keys.ROOT).removeprefix("base_model.").split(".")
         for end in range(1, len(parts)):
             path = ".".join(parts[:end])
             if names and path.endswith(names) and "lora_" not in key:

@@ -62,6 +62,12 @@ class TextClassification(Task):
         """What chooses the best adapter."""
         return {"multi-label": "micro_f1", "regression": "pearson"}.get(self.problem, "accuracy")
 
+    @property
+    def predicts(self) -> Literal["classes", "labels", "values"]:
+        """What the logits are about."""
+        kinds: dict[str, Literal["labels", "values"]] = {"multi-label": "labels", "regression": "values"}
+        return kinds.get(self.problem, "classes")
+
     # -- rows
 
     def check(self, row: Row) -> str | None:

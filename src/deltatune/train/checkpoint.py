@@ -10,6 +10,7 @@ import torch
 from deltatune.core.errors import DataError, DeltatuneError
 from deltatune.engine.attach import Handle
 from deltatune.store import atomic, state
+from deltatune.train.distill import Distillation
 from deltatune.train.plan import Plan, Position
 from deltatune.train.stopping import Best
 from deltatune.train.window import Window
@@ -30,6 +31,7 @@ class Training:
     window: Window
     position: Position
     best: Best
+    distillation: Distillation | None = None
 
 
 def write(folder: Path, training: Training, plan: Plan, random: list[dict[str, Any]]) -> None:
@@ -46,6 +48,7 @@ def write(folder: Path, training: Training, plan: Plan, random: list[dict[str, A
                 "window": training.window.state_dict(),
                 "position": asdict(training.position),
                 "best": vars(training.best),
+                "distillation": training.distillation.state_dict() if training.distillation else {},
                 "random": random,
             },
         )
@@ -71,6 +74,8 @@ def read(folder: Path, training: Training, plan: Plan, process: int = 0) -> None
     training.optimizer.load_state_dict(found["optimizer"])
     training.schedule.load_state_dict(found["schedule"])
     training.window.load_state_dict(found["window"])
+    if training.distillation is not None:
+        training.distillation.load_state_dict(found["distillation"])
     training.position = Position(**found["position"])
     training.best = Best(**found["best"])
     if process < len(found["random"]):

@@ -9,30 +9,36 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from deltatune.core.errors import DeltatuneError
-from deltatune.core.task import Batch
+from deltatune.core.task import Batch, inputs_of
+from deltatune.data.batch import collate
+from deltatune.engine.conditions import told
+from deltatune.train.distill import Distillation
 from deltatune.train.job import Job
 from deltatune.train.plan import Step
 
 
-def accumulate(job: Job, accelerator: Accelerator, network: nn.Module, step: Step) -> Tensor:
+def accumulate(
+    job: Job, accelerator: Accelerator, network: nn.Module, step: Step, distillation: Distillation | None = None
+) -> Tensor:
     """Backward through every micro-batch; returns the loss, the mean over all supervised units of the step.
 
     The method's penalty is added once, whatever the number of micro-batches and processes.
     """
     shares = [_share(job, accelerator, rows) for rows in step]
-    units = _units(accelerator, sum(weight for _, weight in shares))
+    units = _units(accelerator, sum(weight for _, _, weight in shares))
     penalty = job.handle.penalty()
     total = torch.zeros((), device=accelerator.device)
-    for number, (batch, weight) in enumerate(shares, start=1):
+    for number, (rows, batch, weight) in enumerate(shares, start=1):
         last = number == len(shares)
-        with nullcontext() if last else accelerator.no_sync(network):
-            output = network(**{name: tensor for name, tensor in batch.items() if name != "labels"})
-            loss = job.task.loss(output, batch) * (weight / units)
+        with nullcontext() if last else accelerator.no_sync(network), told(job.handle.model, batch):
+            loss = _loss(job, network, rows, batch, distillation) * (weight / units)
             total += loss.detach()
             loss = loss * accelerator.num_processes  # accelerate averages the gradients of the processes
             accelerator.backward(loss + penalty if last and penalty is not None else loss)
     if accelerator.num_processes > 1:
         total = accelerator.reduce(total, reduction="sum")
+        for parameter in distillation.parameters() if distillation else ():  # no part of the wrapped network
+            parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
     return total if penalty is None else total + penalty.detach()
 
 
@@ -53,12 +59,21 @@ def check_finite(loss: Tensor, norm: Tensor, number: int, step: Step) -> None:
     )
 
 
-def _share(job: Job, accelerator: Accelerator, rows: Sequence[int]) -> tuple[Batch, int]:
+def _loss(job: Job, network: nn.Module, rows: Sequence[int], batch: Batch, distillation: Distillation | None) -> Tensor:
+    """The task's loss, and the teacher's where there is one; the teacher is asked first, the adapters act last."""
+    if distillation is None:
+        return job.task.loss(network(**inputs_of(batch)), batch)
+    answer = distillation.ask(rows, batch)
+    return distillation.loss(network(**inputs_of(batch), **distillation.wanted), batch, answer)
+
+
+def _share(job: Job, accelerator: Accelerator, rows: Sequence[int]) -> tuple[Sequence[int], Batch, int]:
     """The rows of a micro-batch for this process, and their weight: 0 where there are too few rows for all."""
     own = rows[accelerator.process_index :: accelerator.num_processes]
-    batch = job.task.collate([job.examples[row] for row in own or rows[:1]], job.processor)
+    shown = own or rows[:1]
+    batch = collate(job.task, [job.examples[row] for row in shown], job.processor)
     batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-    return batch, job.task.weight(batch) if own else 0
+    return shown, batch, job.task.weight(batch) if own else 0
 
 
 def _units(accelerator: Accelerator, own: int) -> int:

@@ -8,6 +8,7 @@ from deltatune.core.config import TrainingSettings
 from deltatune.core.task import Example, Task
 from deltatune.engine.attach import Handle
 from deltatune.store.run import RunFolder
+from deltatune.train.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Job:
     """Writes the adapter of the best evaluation so far."""
     folder: RunFolder
     quiet: bool = False
+    teacher: Teacher | None = None
+    """Whose answers count too, by `settings.distillation`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,15 @@ from accelerate import Accelerator
 from torch import nn
 
 from deltatune.core.config import TrainingSettings
+from deltatune.data.batch import collate
 from deltatune.engine.attach import Handle
+from deltatune.engine.conditions import told
 from deltatune.train.checkpoint import Training
+from deltatune.train.distill import Distillation
 from deltatune.train.gradient import accumulate, check_finite, clip
 from deltatune.train.job import Job, Trained
 from deltatune.train.memory import forget_peak, peak_memory_bytes
-from deltatune.train.optimizer import make_optimizer, make_schedule
+from deltatune.train.optimizer import current_rate, make_optimizer, make_schedule
 from deltatune.train.plan import Plan, Position
 from deltatune.train.progress import Progress
 from deltatune.train.records import Records
@@ -38,10 +41,11 @@ def train(job: Job, *, resume: bool = False) -> Trained:
     """
     settings, handle = job.settings, job.handle
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    plan = Plan.of([example["length"] for example in job.examples], settings, accelerator.num_processes)
+    plan = Plan.of(job.examples, settings, accelerator.num_processes)
     network = _network(accelerator, handle, settings)
     training, rate = _beginning(job, plan, accelerator.device)
-    parameters = handle.parameters()
+    distillation = training.distillation
+    parameters = [*handle.parameters(), *(distillation.parameters() if distillation else ())]
     records = Records(job, plan, accelerator)
     forget_peak()
     with records.locked(), Signals() as signals:
@@ -52,7 +56,7 @@ def train(job: Job, *, resume: bool = False) -> Trained:
         with Progress(plan.total, position, quiet=job.quiet or not records.main) as progress:
             for step in steps:
                 started = time.perf_counter()
-                loss = accumulate(job, accelerator, network, step)
+                loss = accumulate(job, accelerator, network, step, distillation)
                 norm = clip(parameters, settings.max_grad_norm)
                 check_finite(loss, norm, position.step + 1, step)
                 training.optimizer.step()
@@ -63,7 +67,7 @@ def train(job: Job, *, resume: bool = False) -> Trained:
                 position.seconds += time.perf_counter() - started
                 progress.step()
                 if position.step % settings.logging_steps == 0 or position.step == plan.total:
-                    line = training.window.line(position, training.schedule.get_last_lr()[0])
+                    line = training.window.line(position, current_rate(training.schedule, rate))
                     records.log(line)
                     progress.log(line)
                 if _evaluates(position, plan, settings):
@@ -96,9 +100,25 @@ def _beginning(job: Job, plan: Plan, device: torch.device) -> tuple[Training, fl
     settings, handle = job.settings, job.handle
     rate = settings.learning_rate or handle.method.learning_rate
     handle.expect_steps(plan.total)
-    optimizer = make_optimizer(handle.named_parameters(), rate, settings.weight_decay)
+    distillation = _distillation(job, device)
+    optimizer = make_optimizer(handle, settings, rate, distillation.parameters() if distillation else ())
     schedule = make_schedule(optimizer, settings, plan.total)
-    return Training(handle, optimizer, schedule, Window(device), Position(), Best.of(settings, job.task)), rate
+    best = Best.of(settings, job.task)
+    return Training(handle, optimizer, schedule, Window(device), Position(), best, distillation), rate
+
+
+def _distillation(job: Job, device: torch.device) -> Distillation | None:
+    """What a teacher adds to the loss, tried on the first row."""
+    settings = job.settings.distillation
+    if settings is None or job.teacher is None:
+        assert settings is None and job.teacher is None, "a teacher and its settings come together"
+        return None
+    job.teacher.model.to(device)
+    distillation = Distillation(settings, job.teacher, job.task)
+    batch = {name: t.to(device) for name, t in collate(job.task, job.examples[:1], job.processor).items()}
+    with told(job.handle.model, batch):
+        distillation.prepare(job.handle.model, [0], batch, job.settings.seed)
+    return distillation
 
 
 def _evaluates(position: Position, plan: Plan, settings: TrainingSettings) -> bool:

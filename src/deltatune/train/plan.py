@@ -12,6 +12,8 @@ from itertools import islice
 import numpy as np
 
 from deltatune.core.config import TrainingSettings
+from deltatune.core.errors import SettingsError
+from deltatune.core.task import CONDITION, Example
 from deltatune.data.batch import Batches
 
 Step = list[list[int]]
@@ -41,9 +43,18 @@ class Plan:
     """Optimizer steps in all."""
 
     @classmethod
-    def of(cls, lengths: Sequence[int], settings: TrainingSettings, processes: int = 1) -> "Plan":
-        """The plan for rows of these lengths; `max_steps` takes the place of the epochs."""
-        batches = Batches(lengths, settings.per_device_train_batch_size * processes, settings.seed)
+    def of(cls, examples: Sequence[Example], settings: TrainingSettings, processes: int = 1) -> "Plan":
+        """The plan for these rows; `max_steps` takes the place of the epochs.
+
+        Raises `SettingsError` for a sampling temperature when the rows have no tasks.
+        """
+        tasks = [example[CONDITION] for example in examples if CONDITION in example] or None
+        temperature = settings.sampling_temperature
+        if temperature is not None and tasks is None:
+            raise SettingsError("sampling_temperature has no effect on rows without tasks", hint="set data.task_column")
+        lengths = [example["length"] for example in examples]
+        size = settings.per_device_train_batch_size * processes
+        batches = Batches(lengths, size, settings.seed, tasks, temperature or 1.0)
         per_epoch = math.ceil(len(batches) / settings.gradient_accumulation_steps)
         total = settings.max_steps or max(1, math.ceil(per_epoch * settings.num_train_epochs))
         return cls(batches, settings.gradient_accumulation_steps, total)
@@ -61,8 +72,11 @@ class Plan:
             position.epoch, position.batch = position.epoch + 1, 0
 
     def fingerprint(self) -> str:
-        """Hash of the lengths of all rows in their order: a resumed training must have the same."""
-        return hashlib.sha256(np.asarray(self.batches.lengths, dtype="<i8").tobytes()).hexdigest()
+        """Hash of lengths and tasks of all rows in their order: a resumed training must have the same."""
+        found = hashlib.sha256(np.asarray(self.batches.lengths, dtype="<i8").tobytes())
+        if self.batches.tasks is not None:
+            found.update(np.asarray(self.batches.tasks, dtype="<i8").tobytes())
+        return found.hexdigest()
 
     def _endless(self, epoch: int, batch: int) -> Iterator[Step]:
         while True:

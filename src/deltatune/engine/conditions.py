@@ -1,0 +1,24 @@
+"""Conditions: the task ids of a batch, told to the adapters that act."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import nn
+
+from deltatune.core.task import CONDITION, Batch
+from deltatune.engine.compose import names
+from deltatune.engine.handle import Handle
+from deltatune.engine.roster import roster_of
+
+
+@contextmanager
+def told(model: nn.Module, batch: Batch) -> Iterator[None]:
+    """Inside the block the rows have the batch's conditions, when it has any.
+
+    Raises `AdapterError` for a condition that an active adapter cannot have.
+    """
+    with ExitStack() as stack:
+        if CONDITION in batch:
+            for name in dict.fromkeys(names(roster_of(model).active)):
+                stack.enter_context(Handle(model, name).conditioned(batch[CONDITION]))
+        yield
