@@ -182,8 +182,8 @@ class Method(Settings, ABC):
 
     # -- peft's format
 
-    def for_peft(self) -> bool:
-        """Whether peft reads a file of these settings."""
+    def for_peft(self, sites: Sequence[Any]) -> bool:
+        """Whether peft reads a file of these settings on these sites."""
         return self.peft_type is not None
 
     def peft_config(self, sites: Sequence[Any]) -> dict[str, Any]:

@@ -279,6 +279,9 @@ class SublayerAdapter(SiteAdapter):
 class KeyValueAdapter(SiteAdapter):
     """An adapter at a key-value site."""
 
+    offset: int = 0
+    """By how much the positions of the real tokens move."""
+
     @abstractmethod
     def forward(self, rows: int, source: Attended) -> tuple[Tensor, Tensor]:
         """Keys and values [rows, H, P, K] to put in front of the base's own; expand, do not copy."""

@@ -18,8 +18,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from deltatune.core.errors import AdapterError
-from deltatune.core.site import AttentionSite, SiteAdapter
+from deltatune.core.site import AttentionSite, KeyValueAdapter
 from deltatune.engine.compose import Average, Rows, Stack, expand_rows, names
+from deltatune.engine.positions import plug_positions
 from deltatune.engine.roster import Roster
 from deltatune.engine.sockets import Socket, repeated, socket
 
@@ -96,11 +97,13 @@ class Source:
         return Source(self.entry[rows], None if self.condition is None else self.condition[rows])
 
 
-def plug_attention(model: nn.Module, roster: Roster, site: AttentionSite, name: str, adapter: SiteAdapter) -> None:
+def plug_attention(model: nn.Module, roster: Roster, site: AttentionSite, name: str, adapter: KeyValueAdapter) -> None:
     """Puts an adapter in front of the keys and values of one attention module."""
     module = model.get_submodule(site.path)
     socket(module, "attention", partial(AttentionSocket, roster)).plug(name, adapter)
     _register(model, roster)
+    if adapter.offset:
+        plug_positions(model, roster, name, adapter.offset)
 
 
 def _register(model: Any, roster: Roster) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 from deltatune.core.site import (
     AttentionSite,
     InputSite,
+    KeyValueAdapter,
     LayerSite,
     ParameterSite,
     SideSite,
@@ -35,6 +36,7 @@ def plug(model: nn.Module, roster: Roster, site: Site, name: str, adapter: SiteA
         case SublayerSite():
             plug_sublayer(model, roster, site, name, adapter)
         case AttentionSite():
+            assert isinstance(adapter, KeyValueAdapter)
             plug_attention(model, roster, site, name, adapter)
         case InputSite():
             plug_input(model, roster, site, name, adapter)

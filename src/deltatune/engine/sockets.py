@@ -259,6 +259,7 @@ ORDER = (
     "input",
     "exit",
     "mask",
+    "position",
     "reader",
     "block",
     "checkpoint",

@@ -95,7 +95,7 @@ class PTuning(PromptMethod):
 
     # -- peft's format
 
-    def for_peft(self) -> bool:
+    def for_peft(self, sites: Sequence[Any]) -> bool:
         """Only prompts before the input: peft has no others."""
         return self.prompt_token_id is None
 

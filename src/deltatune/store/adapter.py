@@ -94,11 +94,11 @@ def _config(file: AdapterFile) -> dict[str, Any]:
         "base_model_name_or_path": file.base_model,
         "inference_mode": True,
         "modules_to_save": sorted(file.saved_modules) or None,
-        "peft_type": file.method.peft_type if file.method.for_peft() else own_type(file.method),
+        "peft_type": file.method.peft_type if file.method.for_peft(file.sites) else own_type(file.method),
         "revision": None,
         "task_type": file.task_type,
     }
-    if file.method.for_peft():
+    if file.method.for_peft(file.sites):
         return {**common, **file.method.peft_config(file.sites)}
     return {**common, **file.method.model_dump(mode="json", exclude={"modules_to_save"})}
 

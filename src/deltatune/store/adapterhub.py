@@ -4,8 +4,8 @@
     a fusion      <a,b,c>/adapter_fusion_config.json, <a,b,c>/model_adapter_fusion.safetensors, and a folder for each
                   adapter beside that one; adapter_setup.json above them
 
-Bottleneck adapters, Compacter, AdapterFusion, LoRA, (IA)3, and unions of them. Its default files are pickles and
-are never loaded.
+Bottleneck adapters, Compacter, AdapterFusion, LoRA, (IA)3, prompts, prefixes, and unions of them. Its default files are
+pickles and are never loaded.
 """
 
 import json
@@ -25,6 +25,7 @@ from deltatune.core.method import AdapterFile, Method
 from deltatune.core.site import Site, SublayerSite
 from deltatune.store import adapterhub_config as configs
 from deltatune.store import adapterhub_keys as keys
+from deltatune.store import adapterhub_prompts as prompts
 from deltatune.store import atomic
 from deltatune.store.files import parsed, read_tensors
 
@@ -34,6 +35,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter.safetensors"
 HEAD_CONFIG, HEAD_WEIGHTS = "head_config.json", "model_head.safetensors"
 FUSION_CONFIG, FUSION_WEIGHTS = "adapter_fusion_config.json", "model_adapter_fusion.safetensors"
 SETUP = "adapter_setup.json"
+VIRTUAL = ("prompt", "prefix")
 VERSION = "adapters.1.3.0"
 """Whose format is written."""
 
@@ -76,6 +78,8 @@ def tensors_at(
     _check_input(method, sites)
     whole = {path: tensors[path] for path in saved if path in tensors}
     rest = {key: tensor for key, tensor in tensors.items() if key not in whole}
+    if method.type in VIRTUAL:
+        return whole | prompts.file_to_ours(rest, method, sites)
     return whole | keys.file_to_ours(rest, sites, method.type)
 
 
@@ -125,6 +129,8 @@ def _file(about: Mapping[str, Any], config: Mapping[str, Any], tensors: Mapping[
             tensors = keys.unpacked(tensors, method.model_dump()["r"], matrices)
         elif method.type == "ia3":
             tensors = keys.unpacked_scales(tensors, matrices)
+        elif method.type == "prefix":
+            tensors = prompts.flat(tensors, config.get("non_linearity", prompts.PREFIX_CONFIG["non_linearity"]))
     return AdapterFile(
         name=_name(str(about.get("name"))),
         method=method,
@@ -183,6 +189,8 @@ def _method(about: Mapping[str, Any], config: Mapping[str, Any], tensors: Mappin
             return configs.bottleneck_of(config, width)
         if architecture == "lora":
             return _lora(about, config, tensors)
+        if architecture in ("prompt_tuning", "prefix_tuning"):
+            return configs.virtual_of(config)
     except SettingsError as error:
         raise AdapterError(error.what, hint=error.hint) from None
     raise AdapterError(f"{CONFIG}: architecture {str(architecture)[:40]!r} of AdapterHub is not supported")
@@ -274,7 +282,10 @@ def _adapter(file: AdapterFile, model: Mapping[str, Any]) -> dict[str, Any]:
     for part in file.parts or (file,):
         _check_input(part.method, part.sites)
         each.append(configs.config_of(part.method, model["hidden_size"], kind, part.sites))
-        tensors |= keys.ours_to_file(part.tensors, part.sites, part.method.type, file.name, kind)
+        if part.method.type in VIRTUAL:
+            tensors |= prompts.ours_to_file(part.tensors, part.method, part.sites, file.name, kind)
+        else:
+            tensors |= keys.ours_to_file(part.tensors, part.sites, part.method.type, file.name, kind)
     config = {"architecture": "union", "configs": each} if file.parts else each[0]
     content = {CONFIG: {**model, "config": config, "name": file.name}, WEIGHTS: tensors}
     if file.saved:

@@ -12,7 +12,10 @@ from deltatune.core import registry
 from deltatune.core.bottleneck import SUBLAYERS, BottleneckMethod
 from deltatune.core.errors import AdapterError
 from deltatune.core.method import Method
+from deltatune.core.prefix import PrefixMethod
+from deltatune.core.prompt import PromptMethod
 from deltatune.core.site import LayerSite, Site
+from deltatune.store import adapterhub_prompts as prompts
 
 BOTTLENECK: Mapping[str, Any] = {
     "adapter_residual_before_ln": False,
@@ -183,6 +186,13 @@ def ia3_of(config: Mapping[str, Any], globs: Sequence[str]) -> Method:
     return _parsed("ia3", {"target_modules": tuple(globs), "feedforward_modules": ()})
 
 
+def virtual_of(config: Mapping[str, Any]) -> Method:
+    """Settings of prompt or prefix tuning; raises `AdapterError` for what we lack."""
+    if config["architecture"] == "prompt_tuning":
+        return _parsed("prompt", prompts.prompt_fields(_complete(config, prompts.PROMPT_CONFIG)))
+    return _parsed("prefix", prompts.prefix_fields(_complete(config, prompts.PREFIX_CONFIG)))
+
+
 def fusion_of(config: Mapping[str, Any], names: Sequence[str], sublayers: Sequence[str]) -> Method:
     """Settings of AdapterFusion from an `AdapterFusionConfig`; raises `AdapterError` for what we lack."""
     values = _complete(config, FUSION)
@@ -208,6 +218,10 @@ def config_of(method: Method, width: int, model_type: str, sites: Sequence[Site]
     """The config of AdapterHub for our settings; raises `AdapterError` when it has no word for one of them."""
     if isinstance(method, BottleneckMethod):
         return _bottleneck_config(method, width)
+    if method.type == "prompt" and isinstance(method, PromptMethod):
+        return prompts.prompt_config(method)
+    if method.type == "prefix" and isinstance(method, PrefixMethod):
+        return prompts.prefix_config(method)
     layers = [site for site in sites if isinstance(site, LayerSite)]
     if method.type == "lora":
         return {**_places(layers, model_type), **_lora_config(method)}

@@ -3,6 +3,7 @@
     <place>.adapters.<name>.adapter_down.0.weight            a bottleneck; a place belongs to one sublayer of one block
     <place>.adapter_fusion_layer.<a,b,c>.query.weight        a fusion
     <layer path>.loras.<name>.lora_A                         LoRA
+    <backbone>.prompt_tuning.prompt_tunings.<name>.prompt_embedding.weight
     <backbone>.shared_parameters.<name>.phm_rule             the rule that all Compacter layers share
 
 Families differ in what a place is called, and transformers has renamed modules since 4.57 (ViT), so a name is read by
@@ -87,7 +88,8 @@ TENSORS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 """Method -> the container in a place, and their names of tensors -> ours."""
 
 KEY = re.compile(
-    r"(?P<place>.+?)\.(?P<kind>adapters|adapter_fusion_layer|loras|(?:attention|layer)_text_(?:task|lang)_adapters)"
+    r"(?P<place>.+?)\.(?P<kind>adapters|adapter_fusion_layer|loras|prompt_tunings|prefix_tunings"
+    r"|(?:attention|layer)_text_(?:task|lang)_adapters)"
     r"\.(?P<name>[^.]+)\.(?P<tensor>.+)"
 )
 """Before 2.0 the container had other names."""
@@ -185,9 +187,10 @@ def file_to_ours(tensors: Mapping[str, Tensor], sites: Sequence[Site], kind: str
 def belongs(key: str, architecture: str | None) -> bool:
     """Whether a tensor is one of an architecture's."""
     match = KEY.fullmatch(key)
-    if architecture == "lora":
-        return match is not None and match["kind"] == "loras"
-    return (match is not None and match["kind"] == "adapters") or RULE.fullmatch(key) is not None
+    kinds = {"lora": "loras", "prompt_tuning": "prompt_tunings", "prefix_tuning": "prefix_tunings"}
+    if match is not None:
+        return match["kind"] == kinds.get(architecture or "", "adapters")
+    return architecture is None and RULE.fullmatch(key) is not None
 
 
 def packed(tensors: Mapping[str, Tensor], rank: int) -> list[str]:

@@ -10,7 +10,7 @@ from deltatune.core.method import AdapterFile
 def card(file: AdapterFile, config: str) -> str:
     """README.md of an adapter folder, with the front matter that hubs read."""
     front: dict[str, Any] = {
-        "library_name": "peft" if file.method.for_peft() else "deltatune",
+        "library_name": "peft" if file.method.for_peft(file.sites) else "deltatune",
         "tags": ["deltatune", file.method.type],
     }
     if file.base_model:
