@@ -80,10 +80,10 @@ def prepare(
     return model
 
 
-def materialize(adapter: Adapter, condition: int | torch.Tensor, *, name: str) -> Adapter:
-    """The plain adapter that a conditional one is for one task id or vector [C], with equal outputs.
+def materialize(adapter: Adapter, condition: int | torch.Tensor | None = None, *, name: str) -> Adapter:
+    """The plain adapter with equal outputs: a conditional one for one task id or vector [C], a shared LoRA as a LoRA.
 
-    Raises `AdapterError` for an adapter that is not conditional and for an impossible condition.
+    Raises `AdapterError` for an adapter that is plain already and for a missing, impossible or useless condition.
     """
     return Adapter(adapter.model, materialized(adapter, condition, name=name).name)
 

@@ -96,7 +96,7 @@ def small_in_double(name):
     settings = {"r": 2} if "r" in fields else {}
     if "target_modules" in fields and fields["target_modules"].default is not None:
         settings["target_modules"] = ("first", "last")
-    model = TwoLayers().double()
+    model = TwoLayers().double().eval()
     try:
         handle = attach(model, registry.method(name, **settings))
     except SettingsError:

@@ -60,7 +60,8 @@ def test_every_trained_tensor_gets_a_gradient_within_few_steps(name, family):
     reached = set()
     for _ in range(STEPS.get(name, 2)):
         optimizer.zero_grad()
-        forward(model, inputs(model)).float().square().mean().backward()
+        loss, penalty = forward(model, inputs(model)).float().square().mean(), handle.penalty()
+        (loss if penalty is None else loss + penalty).backward()
         reached |= {n for n, p in handle.named_parameters().items() if p.grad is not None and p.grad.abs().sum() > 0}
         optimizer.step()
     missing = set(handle.named_parameters()) - reached

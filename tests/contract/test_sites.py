@@ -136,6 +136,20 @@ def test_the_step_hook_runs_in_any_loop_and_its_count_resumes():
     assert other.attached.steps == 2
 
 
+def test_a_sequential_with_a_socket_of_its_own_runs_its_layers_only():
+    class Pulling(Pulled):
+        def sites(self, model):
+            return model.layers(("0", "2"))
+
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    x = torch.randn(2, 4)
+    base = model(x)
+    handle = attach(model, Pulling())
+    with handle.disabled():
+        assert torch.equal(model(x), base)
+    assert len(model) == 3 and [type(child).__name__ for child in model] == ["Linear", "Tanh", "Linear"]
+
+
 # -- sublayer outputs, conditioned on each row
 
 

@@ -11,6 +11,7 @@ import typing
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import deltatune
@@ -147,6 +148,55 @@ def test_evaluating_changes_no_state(name):
     assert all(torch.equal(tensor, before[key]) for key, tensor in handle.state_dict().items())
 
 
+# -- virtual tokens
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_prefix_acts_alike_with_and_without_a_mask_in_both_attentions(family):
+    """`adapters` masks the prefix out under SDPA when there is a mask, and without one the causal mask is off."""
+    found = []
+    batch = {"input_ids": inputs(model_of(family))["input_ids"]}
+    for attention in ("eager", "sdpa"):
+        for mask in ({}, {"attention_mask": torch.ones_like(batch["input_ids"])}):
+            model = model_of(family)
+            model.set_attn_implementation(attention)
+            off = outputs(model, batch | mask)
+            disturb(deltatune.attach(model, deltatune.method("prefix")), size=1.0)
+            found.append(outputs(model, batch | mask))
+            assert not torch.allclose(found[-1], off, atol=1e-2)
+    assert all(torch.allclose(each, found[0], atol=1e-5) for each in found)
+
+
+def test_a_prefix_leaves_the_relative_positions_of_t5_alone():
+    """`adapters` counts the prefix into them: behind P virtual tokens every token is P away from itself."""
+    model = model_of("t5")
+    handle = deltatune.attach(model, deltatune.method("prefix", num_virtual_tokens=3))
+    disturb(handle, size=1.0)
+    attention, seen = model.encoder.block[0].layer[0].SelfAttention, {}
+    attention.register_forward_pre_hook(
+        lambda m, a, k: seen.update(x=a[0] if a else k["hidden_states"]), with_kwargs=True
+    )
+    attention.o.register_forward_pre_hook(lambda m, a: seen.update(mixed=a[0]))
+    batch = {key: tensor[:1] for key, tensor in inputs(model).items()}
+    outputs(model, batch | {"attention_mask": torch.ones_like(batch["input_ids"])})
+    x = seen["x"]
+    q, k, v = (p(x).view(1, x.shape[1], -1, 8).transpose(1, 2) for p in (attention.q, attention.k, attention.v))
+    front_k, front_v = handle.attached.placed.sites["encoder.block.0.layer.0.SelfAttention"](1, None)
+    bias = torch.nn.functional.pad(attention.compute_bias(x.shape[1], x.shape[1]), (3, 0))
+    weights = (q @ torch.cat([front_k, k], 2).mT + bias).softmax(-1)
+    mixed = (weights @ torch.cat([front_v, v], 2)).transpose(1, 2).flatten(2)
+    assert torch.allclose(seen["mixed"], mixed, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in HOMES if not registry.methods()[name].can.rows])
+def test_what_cannot_act_on_single_rows_says_so(name):
+    """peft: prompt tuning takes `adapter_names` and ignores them, every row gets the default adapter."""
+    model, _ = with_adapter(name)
+    rows = deltatune.Rows(["default", None])
+    with pytest.raises(deltatune.DeltatuneError, match="single rows"), deltatune.active(model, rows):
+        pass
+
+
 # -- saving and loading
 
 
@@ -221,7 +271,8 @@ def test_a_folder_holds_every_tensor_once_and_no_pickle(name, tmp_path):
     assert {path.suffix for path in files} == {".json", ".safetensors", ".md"}
     for path in files:
         if path.suffix == ".safetensors":
-            moved = [tensor for tensor in load_file(path).values() if len(tensor.unique()) > 1]
+            trained = [tensor for tensor in load_file(path).values() if tensor.is_floating_point()]
+            moved = [tensor for tensor in trained if len(tensor.unique()) > 1]
             assert len({bytes(tensor.flatten().view(torch.uint8).tolist()) for tensor in moved}) == len(moved)
 
 
@@ -268,6 +319,25 @@ def test_tensors_that_do_not_belong_are_errors_not_warnings(spoil, tmp_path):
     with pytest.raises(deltatune.DeltatuneError, match=r"missing|belongs to no layer"):
         deltatune.load(model, tmp_path / "saved")
     assert torch.equal(outputs(model), outputs(model_of("bert")))
+
+
+@pytest.mark.parametrize("name", HOMES)
+def test_no_method_takes_a_foreign_or_misshapen_tensor(name, tmp_path):
+    """peft: unexpected keys in a file are ignored with no message at all."""
+    _, handle = with_adapter(name)
+    handle.save(tmp_path / "saved")
+    path = tmp_path / "saved" / "adapter_model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    first = max(tensors, default="")
+    odd = [{**tensors, "base_model.model.foreign": torch.zeros(2)}, {**tensors, "foreign": torch.zeros(2)}]
+    odd += [{**tensors, first: torch.zeros(shape)} for shape in ((), (0,), (3, 5, 7, 2)) if first]
+    model = model_of(HOMES[name])
+    for changed in odd:
+        save_file(changed, path, metadata=metadata)
+        with pytest.raises(deltatune.DeltatuneError, match=r"foreign|shape"):
+            deltatune.load(model, tmp_path / "saved")
 
 
 @pytest.mark.parametrize(

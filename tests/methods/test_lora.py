@@ -63,6 +63,22 @@ def test_ranks_and_alphas_follow_their_patterns():
     assert (first.scale, second.scale) == (6 / 4, 8 / 2)
 
 
+def test_a_pattern_counts_in_its_order_after_a_reload_and_a_full_path_first(tmp_path):
+    def net():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(9, 9), nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9)))
+
+    model, fresh = net(), net()
+    settings = deltatune.LoRA(target_modules="*", rank_pattern={"1.1": 2, "*": 3, "0": 5})
+    adapter = deltatune.attach(model, settings)
+    disturb(adapter)
+    assert [module.lora_A.shape[0] for module in adapter.attached.placed.modules()] == [5, 3, 2]
+    adapter.save(tmp_path / "saved")
+    assert deltatune.load(fresh, tmp_path / "saved").method == settings
+    x = torch.randn(2, 9)
+    assert torch.equal(fresh(x), model(x))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -101,6 +101,8 @@ class Progress:
     """Optimizer steps done, from 1."""
     total: int | None = None
     """Optimizer steps in all, when the loop has said so."""
+    optimizer: torch.optim.Optimizer | None = None
+    """The optimizer that made the step."""
 
 
 class Method(Settings, ABC):
@@ -169,6 +171,10 @@ class Method(Settings, ABC):
         """A term of the loss that depends on the adapter alone."""
         return None
 
+    def ready(self, progress: Progress) -> bool:
+        """Whether an adapter at this point is one to keep; a method with phases says no until the last."""
+        return True
+
     def after_step(self, placed: Placed, progress: Progress) -> None:
         """Called after every optimizer step, whichever loop trains; the place for phases and growing masks."""
 
@@ -177,7 +183,7 @@ class Method(Settings, ABC):
         return None
 
     def materialized(self) -> Mapping[str, Any] | None:
-        """Settings, with `type`, of the method this one becomes for a single condition; None when it needs none."""
+        """Settings, with `type`, of the plain method this one becomes (for a single condition); None when it is plain."""
         return None
 
     # -- peft's format

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -12,6 +12,8 @@ from deltatune.core.method import Sites, check_rank
 from deltatune.core.site import LayerSite
 from deltatune.core.targeted import TargetedMethod, matches, read_targets
 
+Value = TypeVar("Value")
+
 
 class RankedMethod(TargetedMethod, ABC):
     """Settings of a method whose change of a layer has a rank and a scale."""
@@ -19,9 +21,9 @@ class RankedMethod(TargetedMethod, ABC):
     r: Annotated[int, Field(ge=1, le=4096)] = 8
     """Rank."""
     rank_pattern: dict[str, Annotated[int, Field(ge=1, le=4096)]] = {}
-    """Another rank for the layers of a name or glob; the first match counts."""
+    """Another rank for the layers of a path, name or glob; a full path counts first, then the first match."""
     alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Another alpha for the layers of a name or glob; the first match counts."""
+    """Another alpha for the layers of a path, name or glob; a full path counts first, then the first match."""
 
     @property
     @abstractmethod
@@ -43,11 +45,11 @@ class RankedMethod(TargetedMethod, ABC):
 
     def rank(self, site: LayerSite) -> int:
         """R at a site."""
-        return next((r for name, r in self.rank_pattern.items() if matches(site.path, name)), self.r)
+        return _first(self.rank_pattern, site.path, self.r)
 
     def alpha_at(self, site: LayerSite) -> float:
         """Alpha at a site."""
-        return next((a for name, a in self.alpha_pattern.items() if matches(site.path, name)), self.numerator)
+        return _first(self.alpha_pattern, site.path, self.numerator)
 
     def scale(self, site: LayerSite) -> float:
         """s = alpha / r at a site."""
@@ -61,6 +63,13 @@ class RankedMethod(TargetedMethod, ABC):
             "rank_pattern": {site.path: self.rank(site) for site in sites} if self.rank_pattern else {},
             "alpha_pattern": {site.path: self.alpha_at(site) for site in sites} if self.alpha_pattern else {},
         }
+
+
+def _first(pattern: Mapping[str, Value], path: str, usual: Value) -> Value:
+    """What a pattern says of a path: the full path counts before names and globs, whose first match counts."""
+    if path in pattern:
+        return pattern[path]
+    return next((value for name, value in pattern.items() if matches(path, name)), usual)
 
 
 def read_ranked(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

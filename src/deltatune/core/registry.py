@@ -62,9 +62,9 @@ def method(settings: str | Mapping[str, Any] | Sequence[Any], **fields: Any) -> 
 
     >>> method("lora", r=4).r
     4
-    >>> method("bitfti")
+    >>> method("linear-prob")
     Traceback (most recent call last):
-    deltatune.core.errors.SettingsError: method bitfti is unknown; did you mean bitfit?
+    deltatune.core.errors.SettingsError: method linear-prob is unknown; did you mean linear-probe?
     """
     if not isinstance(settings, str | Mapping):
         settings = {"type": "mix", "methods": list(settings)}

@@ -251,6 +251,14 @@ class SiteAdapter(nn.Module, ABC):
         """The folded module with room for the tensors of a file: `folded()`, unless their shapes vary (sparse ones)."""
         return self.folded()
 
+    def restored(self) -> None:
+        """Called when the state of a training was put back: for facts that forward must not read from a tensor."""
+        return None
+
+    def sized(self, tensors: Mapping[str, Tensor]) -> None:
+        """Makes room for the state of a training, where shapes change on the way (a mask that is shared out anew)."""
+        return None
+
     def materialized(self, condition: Tensor) -> dict[str, Tensor]:
         """The tensors of `Method.materialized` for one task id [] or vector [C]: its own, where it asks for none."""
         return self.state_dict()

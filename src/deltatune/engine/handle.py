@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError
-from deltatune.core.method import AdapterFile, Method, Pace, Placed
+from deltatune.core.method import AdapterFile, Method, Pace, Placed, Progress
 from deltatune.core.pace import parameter_groups
 from deltatune.core.site import SiteAdapter
 from deltatune.engine import merge as merging
@@ -165,6 +165,13 @@ class Handle:
         for member in self.members:
             member.expect_steps(total)
 
+    @property
+    def ready(self) -> bool:
+        """Whether the adapter, as trained so far, is one to keep."""
+        attached = self.attached
+        own = attached.method.ready(Progress(attached.steps, attached.total_steps))
+        return own and all(member.ready for member in self.members)
+
     # -- state
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -182,7 +189,11 @@ class Handle:
             own = {name.removeprefix(prefix): rest.pop(name) for name in list(rest) if name.startswith(prefix)}
             member.load_state_dict(own)
         self.attached.steps = int(rest.pop("steps"))
+        for path, module in self.attached.placed.sites.items():
+            module.sized(_inside(path, rest))
         copy_strictly(rest, self._own_state())
+        for module in self.attached.placed.modules():
+            module.restored()
 
     def export(
         self, *, base_model: str | None = None, task_type: Any = None, facts: Mapping[str, Any] | None = None
@@ -213,9 +224,7 @@ class Handle:
         """Takes the tensors of a file; raises `AdapterError` for missing, extra or misshapen ones."""
         attached = self.attached
         for path, module in attached.placed.sites.items():
-            prefix = f"{path}."
-            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            folded = module.opened(own)
+            folded = module.opened(_inside(path, tensors))
             if folded is not module:  # what a file holds can serve, not train
                 _replug(self.model, self.roster, attached, path, folded)
         shared = attached.placed.shared
@@ -299,6 +308,12 @@ class Handle:
                 if id(tensor) not in seen:
                     found[f"{path}.{name}"] = tensor.detach()
         return found | {path: module.value.detach() for path, module in attached.saved.items()}
+
+
+def _inside(path: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one site, by their names there."""
+    prefix = f"{path}."
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _replug(model: nn.Module, roster: Roster, attached: Attached, path: str, folded: SiteAdapter) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError
+from deltatune.engine.blocks import DELTAS
 from deltatune.engine.compose import Rows, by_rows, evaluate, expand_rows, names, weighted
 from deltatune.engine.layers import Covered, FixedBase, Kind, LayerBase, RowsBase, Stacked, original_class, substituted
 from deltatune.engine.roster import Roster
@@ -297,4 +298,7 @@ def _swapped(cls: Any, replaces: frozenset[str]) -> type[nn.Module]:
         "__doc__": cls.__doc__,
         **{name: reading(name) for name in replaces},
     }
+    if issubclass(cls, nn.Sequential):  # runs whatever it iterates over
+        body["__iter__"] = lambda self: (child for name, child in self._modules.items() if name != DELTAS)
+        body["__len__"] = lambda self: len(self._modules) - (DELTAS in self._modules)
     return type(cls.__name__, (cls, Swapped), body)

@@ -33,4 +33,4 @@ def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
     for attached in list(_watched):
         if any(id(p) in held for module in attached.placed.modules() for p in module.parameters()):
             attached.steps += 1
-            attached.method.after_step(attached.placed, Progress(attached.steps, attached.total_steps))
+            attached.method.after_step(attached.placed, Progress(attached.steps, attached.total_steps, optimizer))

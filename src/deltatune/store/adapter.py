@@ -118,7 +118,7 @@ def _metadata(file: AdapterFile) -> dict[str, str]:
         "facts": dict(file.facts),
         **({"parts": [part.name for part in file.parts]} if file.parts else {}),
     }
-    return {"format": "pt", "deltatune": json.dumps(extra, sort_keys=True)}
+    return {"format": "pt", "deltatune": json.dumps(extra)}  # not sorted: in a pattern the first match counts
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -190,7 +190,7 @@ def _method(about: Mapping[str, Any], config: Mapping[str, Any], tensors: Mappin
         if architecture == "lora":
             return _lora(about, config, tensors)
         if architecture in ("prompt_tuning", "prefix_tuning"):
-            return configs.virtual_of(config)
+            return configs.virtual_of(config, str(about.get("model_type")))
     except SettingsError as error:
         raise AdapterError(error.what, hint=error.hint) from None
     raise AdapterError(f"{CONFIG}: architecture {str(architecture)[:40]!r} of AdapterHub is not supported")

@@ -186,10 +186,11 @@ def ia3_of(config: Mapping[str, Any], globs: Sequence[str]) -> Method:
     return _parsed("ia3", {"target_modules": tuple(globs), "feedforward_modules": ()})
 
 
-def virtual_of(config: Mapping[str, Any]) -> Method:
+def virtual_of(config: Mapping[str, Any], model_type: str) -> Method:
     """Settings of prompt or prefix tuning; raises `AdapterError` for what we lack."""
     if config["architecture"] == "prompt_tuning":
         return _parsed("prompt", prompts.prompt_fields(_complete(config, prompts.PROMPT_CONFIG)))
+    prompts.check_family(model_type)
     return _parsed("prefix", prompts.prefix_fields(_complete(config, prompts.PREFIX_CONFIG)))
 
 
@@ -221,6 +222,7 @@ def config_of(method: Method, width: int, model_type: str, sites: Sequence[Site]
     if method.type == "prompt" and isinstance(method, PromptMethod):
         return prompts.prompt_config(method)
     if method.type == "prefix" and isinstance(method, PrefixMethod):
+        prompts.check_family(model_type)
         return prompts.prefix_config(method)
     layers = [site for site in sites if isinstance(site, LayerSite)]
     if method.type == "lora":

@@ -1,7 +1,7 @@
 """Virtual tokens in AdapterHub folders (`adapters` 1.3.0), and ours.
 
     <backbone>.prompt_tuning.prompt_tunings.<name>.prompt_embedding.weight      [P, D], behind the embeddings
-    <backbone>.prefix_tuning.prefix_tunings.<name>.self_prefix.control_trans    [P, L, 2, H, K] in a row, for L attentions
+    <backbone>.prefix_tuning.prefix_tunings.<name>.self_prefix.control_trans    [P, L, 2, H, K] in a row
 
 A prefix is saved again under every attention module, and unless it is flat as the perceptron that computes it: it is
 folded here. Real tokens keep their positions behind it. A head that pools the first position sees the first virtual
@@ -65,6 +65,14 @@ def prompt_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_family(model_type: str) -> None:
+    """Raises `AdapterError` for prefixes of a model with relative positions."""
+    if model_type in ("t5", "mt5"):
+        raise AdapterError(
+            f"`adapters` moves the relative positions of {model_type} by the length of a prefix; here it has none"
+        )
+
+
 def prefix_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of prefix tuning; raises `AdapterError` for gates, and for blocks without a prefix."""
     for key in ("use_gating", "leave_out"):
@@ -106,9 +114,13 @@ def prefix_config(method: PrefixMethod) -> dict[str, Any]:
 def flat(tensors: Mapping[str, Tensor], non_linearity: str) -> dict[str, Tensor]:
     """The prefixes of a file, each once and computed: `<anything>.<group>.control_trans`."""
     found = {}
+    matches = {key: match for key in tensors if (match := KEY.fullmatch(key))}
+    first = {match["tensor"]: tensors[key] for key, match in matches.items() if not match["place"].endswith(".pool")}
     for key, tensor in tensors.items():
-        match = KEY.fullmatch(key)
+        match = matches.get(key)
         if match and match["place"].endswith(".pool"):
+            if match["tensor"] not in first or not torch.equal(first[match["tensor"]], tensor):
+                raise AdapterError(f"adapter tensor {key} differs in shape or values from its other copy")
             continue
         if match and match["tensor"].endswith(".wte.weight"):
             found[key.replace("wte.weight", FLAT)] = _computed(tensors, key.removesuffix("wte.weight"), non_linearity)
@@ -125,6 +137,8 @@ def file_to_ours(tensors: Mapping[str, Tensor], method: Method, sites: Sequence[
         match = KEY.fullmatch(key)
         name = match["tensor"] if match else ""
         if name == WEIGHT and isinstance(method, PromptMethod):
+            if tensor.dim() != 2:
+                raise AdapterError(f"adapter tensor {key} has another shape: {list(tensor.shape)}")
             found |= method.of_peft_file(sites, {PROMPT: tensor}) or {}
         elif name.endswith(f".{FLAT}") and name.partition(".")[0].removesuffix("_prefix") in attentions:
             assert isinstance(method, PrefixMethod)

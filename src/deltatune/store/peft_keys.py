@@ -7,7 +7,8 @@ Several raw tensors of one module (stacked experts) are told apart by nesting al
 declares has no prefix, the one before it `base_layer.`, and so on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -42,31 +43,64 @@ def file_to_ours(
     """The tensors of a file under our names; raises `AdapterError` for tensors that belong to no site."""
     rest = dict(tensors)
     found = {path: _take(rest, f"{method.peft_root}{path}") for path in saved}
-    try:
-        whole = method.of_peft_file(sites, rest)
-    except KeyError as missing:
-        raise AdapterError(f"adapter tensor {missing.args[0]} is missing") from None
+    noted = Noted(rest)
+    whole = _translated("", lambda: method.of_peft_file(sites, noted))
     if whole is not None:
+        _refuse({key for key in rest if key not in noted.read})
         return found | whole
     places = _places(sites)
     inside = _split(rest, places)
     for site in sites:
         prefix = places[site.path]
-        try:
-            mine = method.of_peft(site, inside[site.path])
-        except KeyError as missing:
-            raise AdapterError(f"adapter tensor {prefix}{missing.args[0]} is missing") from None
-        for key in inside[site.path]:
+        noted = Noted(inside[site.path])
+        mine = _translated(prefix, partial(method.of_peft, site, noted)) or {}
+        for key in noted.read:
             del rest[prefix + key]
         found |= {f"{site.path}.{key}": tensor for key, tensor in mine.items()}
     found |= {f"shared.{key.removeprefix(SHARED)}": rest.pop(key) for key in list(rest) if key.startswith(SHARED)}
-    if rest:
-        more = f" (and {len(rest) - 1} more)" if len(rest) > 1 else ""
+    _refuse(set(rest))
+    return found
+
+
+class Noted(Mapping[str, Tensor]):
+    """Tensors of a file, and which of them were read: what nobody reads does not belong there."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Tensor:
+        tensor = self.tensors[key]
+        self.read.add(key)
+        return tensor
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def _translated(prefix: str, translate: Callable[[], dict[str, Tensor] | None]) -> dict[str, Tensor] | None:
+    """What a method makes of a file; raises `AdapterError` for tensors that are missing or have impossible shapes."""
+    try:
+        return translate()
+    except KeyError as missing:
+        raise AdapterError(f"adapter tensor {prefix}{missing.args[0]} is missing") from None
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise AdapterError(f"adapter tensors {prefix}* have another shape than they should: {error}") from None
+
+
+def _refuse(keys: set[str]) -> None:
+    if keys:
+        more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
         raise AdapterError(
-            f"adapter tensor {min(rest)} belongs to no layer of this model{more}",
+            f"adapter tensor {min(keys)} belongs to no layer of this model{more}",
             hint="the adapter was made for another base, or for other target modules",
         )
-    return found
 
 
 def _take(rest: dict[str, Tensor], key: str) -> Tensor:

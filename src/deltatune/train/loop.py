@@ -131,7 +131,7 @@ def _evaluate(job: Job, training: Training, records: Records, progress: Progress
     """Scores the validation rows, keeps the adapter if it is the best so far, and writes a checkpoint."""
     metrics: dict[str, Any] = job.evaluate()
     records.log({"step": training.position.step, "validation": metrics})
-    if training.best.better(metrics, training.position.step):
+    if job.handle.ready and training.best.better(metrics, training.position.step):
         training.best.keep(job.handle)
         records.best()
     progress.evaluated(metrics, training.best)

@@ -33,6 +33,7 @@ from adapters import (
     MAMConfig,
     ParBnConfig,
     PrefixTuningConfig,
+    PromptTuningConfig,
     SeqBnConfig,
 )
 from adapters.composition import Fuse
@@ -103,6 +104,7 @@ POST_NORM = {
 MORE = {
     "bert": {
         **POST_NORM,
+        "prompt_tuning": PromptTuningConfig(prompt_length=3),
         "leave_out": DoubleSeqBnConfig(reduction_factor=4, non_linearity="leakyrelu", scaling=2.5, leave_out=[0]),
         "ln_after": SeqBnConfig(reduction_factor=4, non_linearity="tanh", ln_after=True),
         "compacter_plus_plus": CompacterPlusPlusConfig(reduction_factor=4, phm_rank=2),
@@ -113,7 +115,7 @@ MORE = {
         "union": ConfigUnion(LoRAConfig(r=2), SEQ),
         "mam": MAMConfig(PREFIX, ParBnConfig(reduction_factor=8)),
     },
-    "roberta": POST_NORM,
+    "roberta": {**POST_NORM, "prompt_tuning": PromptTuningConfig(prompt_length=3)},
     "t5": {
         "cross": DoubleSeqBnConfig(reduction_factor=4, cross_adapter=True, leave_out=[1, 2]),
         "compacter": CompacterConfig(reduction_factor=4),
@@ -126,7 +128,7 @@ MORE = {
     "distilbert": {"par_bn": ParBnConfig(reduction_factor=8)},
     "gpt2": {},
     "llama": {},
-    "vit": {},
+    "vit": {"prompt_tuning": PromptTuningConfig(prompt_length=3)},
 }
 FUSED = ("a", "b", "c")
 FUSION = ("bert", "t5")
