@@ -23,6 +23,7 @@ _PLACES = {
         "Stack",
         "active",
         "attach",
+        "blend",
         "evaluate",
         "finetune",
         "inspect",

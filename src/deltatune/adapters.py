@@ -1,20 +1,25 @@
 """Adapters on a model: attach, load, combine, for any loop."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from deltatune.core import registry
 from deltatune.core.method import Method
 from deltatune.engine import attach as engine
+from deltatune.engine.blend import How
+from deltatune.engine.blend import blend as blended
 from deltatune.engine.compose import Node
 from deltatune.engine.materialize import materialize as materialized
 from deltatune.engine.precision import choose_attention
 from deltatune.engine.roster import roster_of
 from deltatune.engine.stored import attach_file
 from deltatune.store import adapter as folders
+from deltatune.store import adapterhub
 
 
 class Adapter(engine.Handle):
@@ -27,10 +32,23 @@ class Adapter(engine.Handle):
         base_model: str | None = None,
         facts: Mapping[str, Any] | None = None,
         task_type: str | None = None,
+        layout: Literal["peft", "adapterhub"] = "peft",
     ) -> Path:
-        """Writes the adapter folder (peft's format where peft has the method), whole or not at all."""
+        """Writes the adapter folder, whole or not at all: peft's format where peft has the method, or AdapterHub's.
+
+        Raises `AdapterError` for settings that AdapterHub's format has no words for.
+        """
         file = self.export(base_model=base_model, facts=facts, task_type=task_type)
-        return folders.write(file, Path(folder))
+        if layout == "peft":
+            return folders.write(file, Path(folder))
+        config: Any = self.model.config
+        return adapterhub.write(
+            file,
+            Path(folder),
+            hidden_size=config.hidden_size,
+            model_type=config.model_type,
+            model_class=type(self.model).__name__,
+        )
 
 
 def attach(model: nn.Module, method: Method, *, name: str = "default", seed: int = 0) -> Adapter:
@@ -86,6 +104,27 @@ def materialize(adapter: Adapter, condition: int | torch.Tensor | None = None, *
     Raises `AdapterError` for an adapter that is plain already and for a missing, impossible or useless condition.
     """
     return Adapter(adapter.model, materialized(adapter, condition, name=name).name)
+
+
+def blend(
+    model: nn.Module,
+    weights: Mapping[str, float],
+    *,
+    name: str,
+    how: How = "linear",
+    rank: int | None = None,
+    density: float = 1.0,
+    seed: int = 0,
+) -> Adapter:
+    """The weighted combination of trained adapters as one new LoRA: of what they do to the weights, not of factors.
+
+    `how` is `linear` (exact without `rank`), `svd` (the nearest of a rank), `ties`, `dare_linear` or `dare_ties`, the
+    last three with the `density` of entries that stay. Raises `SettingsError` for impossible settings, `AdapterError`
+    for adapters that do more than change the weights of layers.
+    """
+    make = partial(registry.method, "lora")
+    found = blended(model, weights, make, name=name, how=how, rank=rank, density=density, seed=seed)
+    return Adapter(model, found.handle.name)
 
 
 def active(model: nn.Module, composition: Node) -> Any:

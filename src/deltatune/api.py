@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 
-from deltatune.adapters import Adapter, active, attach, load, materialize, prepare
+from deltatune.adapters import Adapter, active, attach, blend, load, materialize, prepare
 from deltatune.core import registry
 from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.task import Loaded, Row, Task
@@ -33,6 +33,7 @@ __all__ = [
     "Stack",
     "active",
     "attach",
+    "blend",
     "evaluate",
     "finetune",
     "inspect",

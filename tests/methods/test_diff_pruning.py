@@ -53,7 +53,10 @@ def test_the_penalty_is_the_expected_number_of_changes_by_monte_carlo():
             sum(float(((gate(m.alpha, True) != 0) * (gate(m.group_alpha, True) != 0)).sum()) for m in modules)
             for _ in range(3000)
         ]
-    assert abs(float(adapter.penalty().detach()) - sum(drawn) / len(drawn)) < 4 * torch.tensor(drawn).std() / len(drawn) ** 0.5
+    assert (
+        abs(float(adapter.penalty().detach()) - sum(drawn) / len(drawn))
+        < 4 * torch.tensor(drawn).std() / len(drawn) ** 0.5
+    )
 
 
 def train(model, adapter, optimizer, steps, start=0):

@@ -138,3 +138,24 @@ def test_torchs_fused_encoder_layer_does_not_pass_the_adapter_by():
         adapter.detach()
         assert torch.allclose(model(tokens)[0], base, atol=1e-6)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_gate_scales_the_term_of_every_token_and_cannot_be_merged(tmp_path):
+    layer = nn.Linear(6, 5)
+    model = nn.Sequential(layer)
+    adapter = deltatune.attach(model, deltatune.LoRA(r=4, lora_alpha=8, target_modules="0", use_gating=True))
+    disturb(adapter, size=0.3)
+    module = adapter.attached.placed.sites["0"]
+    x = torch.randn(3, 6)
+    term = 2 * (x @ module.lora_A.T @ module.lora_B.T)
+    expected = x @ layer.weight.T + layer.bias + torch.sigmoid(x @ module.gate)[:, None] * term
+    assert torch.allclose(model(x), expected, atol=1e-6)
+    assert adapter.trainable_parameters == adapter.method.count(adapter.attached.sites) == 4 * 11 + 6
+    with pytest.raises(deltatune.DeltatuneError, match="with gates cannot be merged"):
+        adapter.merge()
+    adapter.save(tmp_path / "saved")
+    assert "DELTATUNE_LORA" in (tmp_path / "saved" / "adapter_config.json").read_text()
+    fresh = nn.Sequential(nn.Linear(6, 5))
+    fresh.load_state_dict({"0.weight": layer._parameters["weight"], "0.bias": layer._parameters["bias"]})
+    deltatune.load(fresh, tmp_path / "saved")
+    assert torch.equal(fresh(x), model(x))

@@ -10,6 +10,15 @@ from models import ROWS, inputs
 
 MIXES = {
     "same-layers": [{"type": "lora", "r": 2}, {"type": "dora", "r": 3, "target_modules": "attention"}],
+    "mix-and-match": [
+        {"type": "prefix", "num_virtual_tokens": 3},
+        {"type": "adapter", "placement": "parallel", "scaling": 4},
+    ],
+    "unipelt": [
+        {"type": "adapter", "placement": "pfeiffer", "use_gating": True},
+        {"type": "lora", "r": 2, "target_modules": "attention", "use_gating": True},
+        {"type": "prefix", "num_virtual_tokens": 3, "use_gating": True},
+    ],
     "two-kinds": [{"type": "adapter", "placement": "parallel"}, {"type": "lora", "r": 2}, {"type": "compacter"}],
 }
 

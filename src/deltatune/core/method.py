@@ -183,7 +183,7 @@ class Method(Settings, ABC):
         return None
 
     def materialized(self) -> Mapping[str, Any] | None:
-        """Settings, with `type`, of the plain method this one becomes (for a single condition); None when it is plain."""
+        """Settings, with `type`, of the plain method this one becomes for a condition; None when it is plain."""
         return None
 
     # -- peft's format
