@@ -214,13 +214,15 @@ def test_it_runs_in_bfloat16_with_float32_masters(name, family):
     result.float().square().mean().backward()
 
 
-def test_it_runs_under_autocast(name, family):
+def test_it_runs_and_trains_under_autocast(name, family):
     model, handle = attached(name, family)
     disturb(handle)
     exact = outputs(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = outputs(model)
-    assert distance(result.float(), exact) < 0.1
+        result = forward(model, inputs(model))
+    assert distance(result.detach().float(), exact) < 0.1
+    result.float().square().mean().backward()
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in handle.parameters())
 
 
 def test_training_is_repeatable_from_its_seed(name, family):

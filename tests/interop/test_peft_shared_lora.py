@@ -52,7 +52,7 @@ def test_peft_loads_what_we_save_with_our_map(family, tmp_path):
     base = model_of(family)
     model = copy.deepcopy(base)
     head = ("head",) if family in HEADS else None
-    settings = deltatune.SharedLoRA(theta_d_length=100, save_indices=True, modules_to_save=head)
+    settings = deltatune.SharedLoRA(save_indices=True, modules_to_save=head)
     adapter = deltatune.attach(model, settings, name="mine")
     disturb(adapter, size=0.5)
     adapter.save(tmp_path / "mine", task_type=HEADS.get(family))

@@ -139,6 +139,22 @@ def test_the_changes_are_stored_sparse_and_load_to_the_bit(tmp_path):
     assert torch.equal(fresh(x), model(x))
 
 
+def test_a_loaded_adapter_trains_on_with_the_entries_it_has(tmp_path):
+    model, adapter = made(4)
+    train(model, adapter, torch.optim.AdamW(adapter.parameter_groups(1e-2)), 4)
+    adapter.save(tmp_path / "saved")
+    fresh, other = made()
+    other.detach()
+    loaded = deltatune.load(fresh, tmp_path / "saved", trainable=True)
+    loaded.expect_steps(4)
+    before = {name: tensor.clone() for name, tensor in loaded.export().tensors.items()}
+    train(fresh, loaded, torch.optim.AdamW(loaded.parameter_groups(1e-2)), 4)
+    after = loaded.export().tensors
+    assert all(
+        torch.equal(after[name], before[name]) == name.endswith("indices") for name in before if len(before[name])
+    )
+
+
 def test_a_training_without_a_known_end_is_an_error():
     model, adapter = made(None)
     with pytest.raises(SettingsError, match="must know the number of steps; adapter.expect_steps"):

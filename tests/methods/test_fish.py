@@ -44,7 +44,9 @@ def fisher_by_hand(tokens):
         x = batch(step) if tokens else batch(step)[:, 0]
         for row in x:
             loss = error(model, row[None]).sum() / error(model, x).numel()
-            for total, gradient in zip(found, torch.autograd.grad(loss, [model[0].weight, model[2].weight]), strict=True):
+            for total, gradient in zip(
+                found, torch.autograd.grad(loss, [model[0].weight, model[2].weight]), strict=True
+            ):
                 total += gradient.square()
     return found
 
@@ -63,22 +65,23 @@ def test_the_entries_of_most_information_over_all_layers_are_chosen():
     train(model, torch.optim.AdamW(adapter.parameters(), lr=1e-2), 3)
     whole = torch.cat([f.flatten() for f in fisher_by_hand(True)])
     expected = whole.topk(34).indices.sort().values
-    found = torch.cat([modules[0].indices.long(), modules[1].indices.long() + 240])
+    tensors = adapter.export().tensors
+    found = torch.cat([tensors["0.indices"], tensors["2.indices"] + 240]).long()
     assert torch.equal(found, expected)
     assert adapter.trainable_parameters == 34 == adapter.method.count(adapter.attached.sites)
-    assert len(modules[0].values) != 24  # not a tenth of each
+    assert len(tensors["0.indices"]) != 24  # not a tenth of each
     assert all(len(module.fisher) == 0 for module in modules)
 
 
 def test_nothing_changes_before_the_choice_and_only_the_chosen_after_it():
-    model, adapter, modules = made(10)
+    model, adapter, _ = made(10)
     base = model(batch(9))
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
     train(model, optimizer, 2)
     assert torch.equal(model(batch(9)), base) and not adapter.ready
     train(model, optimizer, 2, start=2)
     assert not torch.equal(model(batch(9)), base) and adapter.ready
-    chosen = [module.indices.long() for module in modules]
+    chosen = [adapter.export().tensors[f"{path}.indices"] for path in (0, 2)]
     before = [layer._parameters["weight"].clone().flatten() for layer in (model[0], model[2])]
     adapter.merge()
     for layer, kept, indices in zip((model[0], model[2]), before, chosen, strict=True):
@@ -90,18 +93,18 @@ def test_nothing_changes_before_the_choice_and_only_the_chosen_after_it():
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
 def test_a_training_goes_on_to_the_bit_from_any_step(stop):
-    model, adapter, modules = made(8)
+    model, adapter, _ = made(8)
     train(model, torch.optim.AdamW(adapter.parameters(), lr=1e-2), 8)
     first, half, _ = made(8)
     begun = torch.optim.AdamW(half.parameters(), lr=1e-2)
     train(first, begun, stop)
-    second, rest, again = made(8, seed=4)
+    second, rest, _ = made(8, seed=4)
     resumed = torch.optim.AdamW(rest.parameters(), lr=1e-2)
     rest.load_state_dict({name: tensor.clone() for name, tensor in half.state_dict().items()})
     resumed.load_state_dict(begun.state_dict())
     train(second, resumed, 8 - stop, start=stop)
-    for one, other in zip(modules, again, strict=True):
-        assert torch.equal(one.indices, other.indices) and torch.equal(one.values, other.values)
+    assert all(torch.equal(tensor, rest.state_dict()[name]) for name, tensor in adapter.state_dict().items())
+    assert all(torch.equal(tensor, rest.export().tensors[name]) for name, tensor in adapter.export().tensors.items())
 
 
 def test_a_folder_holds_the_chosen_entries_of_every_layer(tmp_path):
@@ -113,6 +116,30 @@ def test_a_folder_holds_the_chosen_entries_of_every_layer(tmp_path):
     untrained.detach()
     deltatune.load(fresh, tmp_path / "saved")
     assert torch.equal(fresh(batch(9)), model(batch(9)))
+
+
+def test_a_loaded_adapter_trains_on_with_the_entries_it_has(tmp_path):
+    model, adapter, _ = made(10)
+    train(model, torch.optim.AdamW(adapter.parameters(), lr=1e-2), 6)
+    adapter.save(tmp_path / "saved")
+    fresh, untrained, _ = made()
+    untrained.detach()
+    loaded = deltatune.load(fresh, tmp_path / "saved", trainable=True)
+    before = {name: tensor.clone() for name, tensor in loaded.export().tensors.items()}
+    train(fresh, torch.optim.AdamW(loaded.parameters(), lr=1e-2), 4)
+    after = loaded.export().tensors
+    assert all(torch.equal(after[name], before[name]) == name.endswith("indices") for name in before)
+
+
+def test_a_layer_that_gets_no_entry_is_the_base():
+    model, adapter, modules = made(10, density=0.01)
+    with torch.no_grad():
+        modules[1].fisher.add_(100.0)  # what all rows so far had
+    train(model, torch.optim.AdamW(adapter.parameters(), lr=1e-2), 5)
+    assert len(adapter.export().tensors["0.indices"]) == 0 and len(adapter.export().tensors["2.indices"]) == 3
+    with adapter.disabled():
+        base = model[0](batch(1))
+    assert torch.equal(model[0](batch(1)), base)
 
 
 def test_a_training_that_ends_before_the_choice_is_an_error():

@@ -39,6 +39,11 @@ def test_it_trains_the_length_of_the_vector_whatever_the_model():
         assert count(deltatune.SharedLoRA(r=4, theta_d_length=23_040), name) == 23_040
 
 
+def test_without_a_length_a_value_has_twenty_readers():
+    entries = count(deltatune.LoRA(r=4), "bert-base")
+    assert count(deltatune.SharedLoRA(r=4), "bert-base") == entries // 20
+
+
 @pytest.mark.parametrize("d", [4, 10, ENTRIES])
 def test_every_value_is_read_equally_often_up_to_one_by_a_and_by_b(d):
     _, adapter = attached(d)

@@ -41,6 +41,19 @@ def test_nothing_of_the_size_of_the_weight_is_kept_but_the_weight():
     assert sorted(kept) == sorted(t.data_ptr() for t in (x, weight, indices, values))
 
 
+def test_it_trains_under_autocast():
+    x, weight, indices, values = case(torch.float32, tokens=300, outputs=40, inputs=30, number=60)
+    goal = torch.randn(2, 300, 40)
+    expected = torch.autograd.grad((sampled.linear(x, weight, indices, values) * goal).sum(), [x, values])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = sampled.linear(x, weight, indices, values)
+    assert y.dtype == torch.bfloat16
+    found = torch.autograd.grad((y.float() * goal).sum(), [x, values])
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert float((one - other).norm() / other.norm()) < 0.01
+
+
 def test_bfloat16_gathers_from_a_dense_product():
     x, weight, indices, values = case(torch.bfloat16, tokens=50)
     y = sampled.linear(x, weight, indices, values.detach().float().requires_grad_())

@@ -82,6 +82,12 @@ class SparseChange(LayerAdapter):
         return sampled.composed(base.weight, self.positions(), self.values), base.bias
 
 
+def alone(method: str) -> None:
+    """Raises `SettingsError` with several processes, for a method whose choice depends on what one process sees."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        raise SettingsError(f"{method} chooses entries in one process", hint="train on one device, or use sparse")
+
+
 def flat_dtype(entries: int) -> torch.dtype:
     """The integer type that holds positions in a weight of so many entries."""
     return torch.int32 if entries < 2**31 else torch.int64

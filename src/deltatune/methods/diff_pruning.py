@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from deltatune.core.errors import AdapterError, SettingsError
 from deltatune.core.method import Can, Method, Pace, Placed, Progress, Sites
 from deltatune.core.site import ParameterAdapter, ParameterSite
+from deltatune.core.sparse import alone
 
 LOW, HIGH = -1.5, 1.5
 """l and r."""
@@ -82,7 +83,14 @@ class DiffPruning(Method):
         return progress.total is None or progress.step >= self._projection(progress.total)
 
     def after_step(self, placed: Placed, progress: Progress) -> None:
-        """Projects when it is time; raises `SettingsError` when nobody has said how many steps there will be."""
+        """Projects when it is time.
+
+        Raises `SettingsError` when nobody has said how many steps there will be, and with several processes, whose
+        draws differ.
+        """
+        if not any(isinstance(module, Gated) for module in placed.modules()):  # loaded from a file: projected already
+            return
+        alone(self.type)
         if progress.total is None:
             raise SettingsError(
                 "diff-pruning has phases and must know the number of steps", hint="adapter.expect_steps(n)"

@@ -29,6 +29,8 @@ from deltatune.core.targeted import TargetedMethod, read_targets
 from deltatune.ops import hashing, low_rank
 
 ROOT = "base_model."
+READERS = 20
+"""Entries that read one value, where no length is given."""
 
 
 class SharedLoRA(TargetedMethod):
@@ -47,13 +49,13 @@ class SharedLoRA(TargetedMethod):
     title: ClassVar[str] = "shared LoRA"
     paper: ClassVar[str] = "Li et al. 2025, arXiv:2506.00799"
     can: ClassVar[Can] = Can(merge=True)
-    learning_rate: ClassVar[float] = 1e-2
+    learning_rate: ClassVar[float] = 3e-2
     peft_type: ClassVar[str | None] = "UNILORA"
 
     r: Annotated[int, Field(ge=1, le=4096)] = 4
     """Rank; it costs no trained values."""
-    theta_d_length: Annotated[int, Field(ge=2)] = 1024
-    """d, all that is trained."""
+    theta_d_length: Annotated[int, Field(ge=2)] | None = None
+    """d, all that is trained; none means one value for 20 entries of all A and B, about what the paper takes."""
     proj_seed: int = 42
     """Seed of the map from entries to values."""
     hash: Literal["splitmix64-balanced"] = "splitmix64-balanced"
@@ -66,8 +68,8 @@ class SharedLoRA(TargetedMethod):
     def sites(self, model: Sites) -> Sequence[LayerSite]:
         """The targeted layers; raises `SettingsError` for more values than there are entries."""
         found = super().sites(model)
-        entries = sum(math.prod(shape) for site in found for shape in self.shapes(site))
-        if self.theta_d_length > entries:
+        entries = self.entries(found)
+        if self.length(found) > entries:
             raise SettingsError(
                 f"theta_d_length={self.theta_d_length} is more than the {entries} entries of all A and B (r={self.r})",
                 hint=f"{entries} is LoRA itself; try {max(2, entries // 16)}",
@@ -84,6 +86,14 @@ class SharedLoRA(TargetedMethod):
         copies = (site.copies,) if site.copies else ()
         return (*copies, self.r, site.in_features, *site.kernel), (*copies, site.out_features, self.r)
 
+    def entries(self, sites: Sequence[LayerSite]) -> int:
+        """Of all A and B."""
+        return sum(math.prod(shape) for site in sites for shape in self.shapes(site))
+
+    def length(self, sites: Sequence[LayerSite]) -> int:
+        """d."""
+        return self.theta_d_length or max(2, self.entries(sites) // READERS)
+
     def share(self, sites: Sequence[Any], rng: torch.Generator) -> "Theta":
         """The vector and the map."""
         return Theta(self, sites, rng)
@@ -96,7 +106,7 @@ class SharedLoRA(TargetedMethod):
 
     def count(self, sites: Sequence[Any]) -> int:
         """d."""
-        return self.theta_d_length
+        return self.length(sites)
 
     def materialized(self) -> Mapping[str, Any]:
         """The LoRA with the same matrices."""
@@ -112,9 +122,9 @@ class SharedLoRA(TargetedMethod):
 
     def peft_config(self, sites: Sequence[Any]) -> dict[str, Any]:
         """The keys of `UniLoraConfig`."""
-        plain = ("r", "theta_d_length", "proj_seed", "save_indices", "unilora_dropout")
         return {
-            **self.model_dump(include=set(plain)),
+            **self.model_dump(include={"r", "proj_seed", "save_indices", "unilora_dropout"}),
+            "theta_d_length": self.length(sites),
             "target_modules": sorted(site.path for site in sites),
             "fan_in_fan_out": any(site.kind == "conv1d" for site in sites),
             "bias": "none",
@@ -155,7 +165,7 @@ class SharedLoRA(TargetedMethod):
         """Ours from peft's; raises `AdapterError` for places outside of the vector."""
         if not self.save_indices:
             return None
-        scale = torch.zeros(self.theta_d_length)
+        scale = torch.zeros(self.length(sites))
         found = {"shared.theta": tensors[f"{ROOT}unilora_theta_d"], "shared.scale": scale}
         for site in sites:
             for name in "AB":
@@ -176,7 +186,7 @@ class Theta(Shared):
         self.maps = _maps(method, sites)
         count = torch.bincount(torch.cat([places.flatten() for pair in self.maps.values() for places in pair]))
         self.register_buffer("scale", count.float().rsqrt(), persistent=method.save_indices)
-        theta = torch.zeros(method.theta_d_length, device="cpu")
+        theta = torch.zeros(method.length(sites), device="cpu")
         read_by_a = 1 + max(int(a.max()) for a, _ in self.maps.values())
         width = sum(site.in_features * math.prod(site.kernel) for site in sites) / len(sites)
         theta[:read_by_a].uniform_(-1, 1, generator=rng).mul_((count[:read_by_a] / width).sqrt())
@@ -193,7 +203,7 @@ def _maps(method: SharedLoRA, sites: Sequence[LayerSite]) -> dict[str, tuple[Ten
     ordered = sorted(sites, key=lambda site: site.path)
     shapes = [method.shapes(site) for site in ordered]
     of_a, of_b = ([math.prod(pair[side]) for pair in shapes] for side in (0, 1))
-    d, share = method.theta_d_length, sum(of_a) / (sum(of_a) + sum(of_b))
+    d, share = method.length(sites), sum(of_a) / (sum(of_a) + sum(of_b))
     d_a = min(max(round(d * share), 1), d - 1)
     a = torch.split(hashing.balanced(sum(of_a), d_a, method.proj_seed).to(torch.int32), of_a)
     b = torch.split((d_a + hashing.balanced(sum(of_b), d - d_a, method.proj_seed + 1)).to(torch.int32), of_b)

@@ -1,7 +1,7 @@
 """SpIEL: sparse fine-tuning whose entries move to where the gradient is.
 
     y = x (W + S)^T + b        S zero but at K entries of W, some of which are exchanged every `reselect_every` steps:
-    drop   the share p(t) = p_0 (1 - t / T) of the K with the smallest |S|
+    drop   the share p(t) = p_0 (1 - t / T) of the K with the smallest |S|; the first time, when they are random, all
     grow   as many of the others with the largest |sum of gradients| over the `watch` steps before
 
 Trains   K = density O I values per layer
@@ -22,7 +22,7 @@ from torch import Tensor
 from deltatune.core.errors import SettingsError
 from deltatune.core.method import Placed, Progress
 from deltatune.core.site import LayerSite
-from deltatune.core.sparse import SparseChange, SparseMethod, drawn
+from deltatune.core.sparse import SparseChange, SparseMethod, alone, drawn
 
 
 class SpIEL(SparseMethod):
@@ -38,28 +38,29 @@ class SpIEL(SparseMethod):
     watch: Annotated[int, Field(ge=1)] = 5
     """Steps before an exchange in which gradients are gathered."""
     replaced: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """p_0, the share that is exchanged at the start; it falls to zero at the end."""
+    """p_0, the share that is exchanged after the first time; it falls to zero at the end."""
 
     def build(self, site: LayerSite, origin: Callable[[], Tensor], shared: None, rng: torch.Generator) -> "Growing":
         """The first entries of one weight."""
         if self.watch >= self.reselect_every:
             raise SettingsError(f"watch={self.watch} must be less than reselect_every={self.reselect_every}")
         entries, number = site.in_features * site.out_features, self.number(site)
-        return Growing(drawn(entries, number, rng), min(max(1, round(self.replaced * number)), entries - number))
+        return Growing(drawn(entries, number, rng), min(number, entries - number))
 
     def after_step(self, placed: Placed, progress: Progress) -> None:
         """Exchanges entries when it is time, and says whether the next step is watched.
 
         Raises `SettingsError` with several processes, whose gradients differ.
         """
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            raise SettingsError("spiel chooses entries in one process", hint="train on one device, or use sparse")
+        alone(self.type)
         place = progress.step % self.reselect_every
         left = 1.0 if progress.total is None else max(0.0, 1 - progress.step / progress.total)
+        share = 1.0 if progress.step == self.reselect_every and left else self.replaced * left
         for module in placed.modules():
-            assert isinstance(module, Growing)
+            if not isinstance(module, Growing):  # loaded from a file: its entries stay
+                continue
             if place == 0:
-                module.exchange(round(self.replaced * left * len(module.values)), progress.optimizer)
+                module.exchange(round(share * len(module.values)), progress.optimizer)
             module.watched(place >= self.reselect_every - self.watch)
 
 
