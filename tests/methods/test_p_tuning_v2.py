@@ -1,5 +1,6 @@
 """P-tuning v2: the paper's count, and what sets it apart from prefix tuning."""
 
+import pytest
 import torch
 
 import deltatune
@@ -22,6 +23,13 @@ def test_it_is_a_prefix_whose_tokens_have_positions(tmp_path):
     still = deltatune.attach(other, deltatune.PrefixTuning(num_virtual_tokens=4))
     still.load_state_dict(adapter.state_dict())
     assert not torch.allclose(outputs(model), outputs(other), atol=1e-4)
+
+
+def test_more_positions_than_the_model_has_are_an_error_that_says_so():
+    model = model_of("bert")
+    deltatune.attach(model, deltatune.PTuningV2(num_virtual_tokens=39))
+    with pytest.raises(deltatune.DeltatuneError, match="39 virtual tokens and those of the input need 46 positions"):
+        outputs(model)
 
 
 def test_its_dropout_acts_in_training_only():

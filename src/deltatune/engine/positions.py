@@ -34,10 +34,21 @@ class PositionSocket(Socket):
         if isinstance(given, Tensor):
             kwargs["position_ids"] = given + offset
         elif _takes(module, PAST):
+            self._check(module, args, kwargs, offset)
             kwargs[PAST] = kwargs.get(PAST, 0) + offset
         else:
             kwargs["position_ids"] = _positions(args, kwargs) + offset
         return call(*args, **kwargs)
+
+    def _check(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], offset: int) -> None:
+        """Raises `AdapterError` when moved positions are more than the model has."""
+        known = getattr(module, "position_ids", None)
+        last = offset + int(_positions(args, kwargs)[0, -1]) + 1
+        if isinstance(known, Tensor) and last > known.shape[-1]:
+            raise AdapterError(
+                f"{offset} virtual tokens and those of the input need {last} positions, the model has {known.shape[-1]}",
+                hint="shorten the input (max_length) or the prefix (num_virtual_tokens), or use position_offset: 0",
+            )
 
     def _offset(self) -> int:
         active = [self.offsets[name] for name in names(self.roster.active) if name in self.offsets]
