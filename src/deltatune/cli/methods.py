@@ -17,10 +17,15 @@ def run(json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = 
         show.as_json(listed)
         return
     rows = [
-        (m["type"], m["title"], _can(m["capabilities"]), m["peft_type"] or "-", f"{m['learning_rate']:g}", m["paper"])
+        (
+            m["type"],
+            f"{m['title']} ({m['paper'].partition(', arXiv')[0]})",
+            *("yes" if m["capabilities"][name] else "-" for name in ("merge", "rows")),
+            "yes" if m["peft_type"] else "-",
+        )
         for m in listed
     ]
-    show.table("Methods", ("type", "technique", "can", "peft format", "learning rate", "paper"), rows, right=(4,))
+    show.table("Methods (more with --json)", ("type", "technique", "merges", "rows", "peft"), rows, whole=(0, 2, 3, 4))
 
 
 def _described(cls: Any) -> dict[str, Any]:
@@ -42,8 +47,3 @@ def settings(cls: Any) -> list[dict[str, Any]]:
         {"name": name, "default": described[name].get("default"), "help": field.description}
         for name, field in cls.model_fields.items()
     ]
-
-
-def _can(capabilities: dict[str, Any]) -> str:
-    names = {"merge": "merge", "rows": "rows", "mix": "combine", "quantised_base": "quantised base"}
-    return ", ".join(word for name, word in names.items() if capabilities[name])

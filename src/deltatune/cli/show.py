@@ -14,11 +14,17 @@ def as_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """A table on stdout; `right` are the columns of numbers."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[int] = (),
+    whole: Sequence[int] = (),
+) -> None:
+    """A table on stdout; `right` are the columns of numbers, `whole` those whose cells are never broken."""
     shown = Table(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(columns):
-        shown.add_column(name, justify="right" if index in right else "left", overflow="fold")
+        shown.add_column(name, justify="right" if index in right else "left", overflow="fold", no_wrap=index in whole)
     for row in rows:
         shown.add_row(*(str(cell).replace("[", r"\[") for cell in row))
     Console().print(shown)

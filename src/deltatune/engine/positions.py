@@ -46,7 +46,8 @@ class PositionSocket(Socket):
         last = offset + int(_positions(args, kwargs)[0, -1]) + 1
         if isinstance(known, Tensor) and last > known.shape[-1]:
             raise AdapterError(
-                f"{offset} virtual tokens and those of the input need {last} positions, the model has {known.shape[-1]}",
+                f"{offset} virtual tokens and those of the input need {last} positions, "
+                f"the model has {known.shape[-1]}",
                 hint="shorten the input (max_length) or the prefix (num_virtual_tokens), or use position_offset: 0",
             )
 
