@@ -4,8 +4,8 @@
 
 DIR holds train.csv, validation.csv and test.csv with the columns text and label; the model is the demo's. Each run is a
 process of its own in runs/quality/, on the first 4,000 rows of train.csv; what is there is not trained again. `--table`
-writes docs/results/quality.md from what is there, without training. Learning rates are the methods' defaults; the test
-rows are read once per run.
+writes docs/results/quality.md and README.md from what is there, without training. Learning rates are the methods'
+defaults; the test rows are read once per run.
 """
 
 import argparse
@@ -116,9 +116,11 @@ def write(wanted: dict[str, dict[str, Any]]) -> None:
     lines.sort(key=lambda line: -line[0])
     table = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     table += ["| " + " | ".join(cells) + " |" for _, cells in lines]
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table:start -->\n")
-    _, mark, after = rest.partition("<!-- table:end -->")
-    PAGE.write_text(before + "<!-- table:start -->\n" + "\n".join(table) + "\n" + mark + after, encoding="utf-8")
+    for page, name in ((PAGE, "table"), (Path("README.md"), "quality")):
+        begin, end = f"<!-- {name}:start -->\n", f"<!-- {name}:end -->"
+        before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+        _, mark, after = rest.partition(end)
+        page.write_text(before + begin + "\n".join(table) + "\n" + mark + after, encoding="utf-8")
 
 
 def row(name: str, runs: list[dict[str, Any]], ratio: list[float] | None) -> tuple[str, ...]:
