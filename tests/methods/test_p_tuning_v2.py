@@ -25,10 +25,11 @@ def test_it_is_a_prefix_whose_tokens_have_positions(tmp_path):
     assert not torch.allclose(outputs(model), outputs(other), atol=1e-4)
 
 
-def test_more_positions_than_the_model_has_are_an_error_that_says_so():
-    model = model_of("bert")
-    deltatune.attach(model, deltatune.PTuningV2(num_virtual_tokens=39))
-    with pytest.raises(deltatune.DeltatuneError, match="39 virtual tokens and those of the input need 46 positions"):
+@pytest.mark.parametrize(("family", "tokens"), [("bert", 34), ("roberta", 33), ("gpt2", 34)])
+def test_more_positions_than_the_model_has_are_an_error_that_says_so(family, tokens):
+    model = model_of(family)
+    deltatune.attach(model, deltatune.PTuningV2(num_virtual_tokens=tokens))
+    with pytest.raises(deltatune.DeltatuneError, match=f"{tokens} virtual tokens and those of the input"):
         outputs(model)
 
 

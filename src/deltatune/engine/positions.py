@@ -16,6 +16,7 @@ from deltatune.engine.roster import Roster
 from deltatune.engine.sockets import Socket, socket
 
 PAST = "past_key_values_length"
+HINT = "shorten the input (max_length) or the prefix (num_virtual_tokens), or use position_offset: 0"
 
 
 class PositionSocket(Socket):
@@ -38,17 +39,24 @@ class PositionSocket(Socket):
             kwargs[PAST] = kwargs.get(PAST, 0) + offset
         else:
             kwargs["position_ids"] = _positions(args, kwargs) + offset
-        return call(*args, **kwargs)
+        try:
+            return call(*args, **kwargs)
+        except IndexError as error:
+            raise AdapterError(
+                f"{offset} virtual tokens and those of the input are more than the model has positions ({error})",
+                hint=HINT,
+            ) from error
 
     def _check(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], offset: int) -> None:
         """Raises `AdapterError` when moved positions are more than the model has."""
         known = getattr(module, "position_ids", None)
-        last = offset + int(_positions(args, kwargs)[0, -1]) + 1
+        first = getattr(module, "padding_idx", None)  # RoBERTa counts from behind it
+        last = offset + int(_positions(args, kwargs)[0, -1]) + 1 + (0 if first is None else first + 1)
         if isinstance(known, Tensor) and last > known.shape[-1]:
             raise AdapterError(
                 f"{offset} virtual tokens and those of the input need {last} positions, "
                 f"the model has {known.shape[-1]}",
-                hint="shorten the input (max_length) or the prefix (num_virtual_tokens), or use position_offset: 0",
+                hint=HINT,
             )
 
     def _offset(self) -> int:

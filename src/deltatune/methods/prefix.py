@@ -6,7 +6,7 @@
 Trains   2 P H K values per attention; with the projection E and the perceptron, folded away afterwards
 Start    normal values of spread 0.02: no query prefers a virtual key, and their values add nothing. N(0, 1), as in both
          peers, is far from the keys of a pretrained model
-Merge    no; with a cache a prefix is free
+Merge    no
 Note     grouped-query models have H key-value heads; real tokens keep their positions
 Paper    Li and Liang 2021, arXiv:2101.00190
 """
