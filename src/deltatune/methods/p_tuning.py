@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError, SettingsError
-from deltatune.core.method import Sites
+from deltatune.core.method import Pace, Sites
 from deltatune.core.prompt import PROMPT, PromptMethod, SoftPrompt
 from deltatune.core.site import Base, InputAdapter, InputSite, LayerAdapter, LayerSite
 
@@ -29,7 +29,7 @@ class PTuning(PromptMethod):
     type: ClassVar[str] = "p-tuning"
     title: ClassVar[str] = "P-tuning"
     paper: ClassVar[str] = "Liu et al. 2021, arXiv:2103.10385"
-    learning_rate: ClassVar[float] = 1e-3
+    learning_rate: ClassVar[float] = 1e-2
     peft_type: ClassVar[str | None] = "P_TUNING"
 
     encoder_reparameterization_type: Literal["LSTM", "MLP"] = "LSTM"
@@ -44,6 +44,10 @@ class PTuning(PromptMethod):
     """A token of the vocabulary whose places in the input the vectors take, in order; none means before the input."""
     prompt_token_id: int | None = None
     """Its id; filled in where a tokenizer is at hand."""
+
+    def pace(self, name: str) -> Pace:
+        """The encoder moves slowly, near the paper's 1e-4; a head at the rate of the run."""
+        return Pace(rate=0.02 if name.startswith("encoder.") else 1.0, decay=False)
 
     def worded(self, encode: Callable[[str], list[int]], labels: Sequence[str]) -> "PTuning":
         """With the id of the token; raises `SettingsError` when the tokenizer cuts it up."""

@@ -25,7 +25,7 @@ class PTuningV2(PrefixMethod):
     title: ClassVar[str] = "P-tuning v2"
     paper: ClassVar[str] = "Liu et al. 2021, arXiv:2110.07602"
     can: ClassVar[Can] = Can(rows=False, identity=None)
-    learning_rate: ClassVar[float] = 1e-2
+    learning_rate: ClassVar[float] = 3e-2
 
     prefix_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout on keys and values, while training."""

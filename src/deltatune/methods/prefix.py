@@ -23,7 +23,7 @@ class PrefixTuning(PrefixMethod):
     type: ClassVar[str] = "prefix"
     title: ClassVar[str] = "Prefix tuning"
     paper: ClassVar[str] = "Li and Liang 2021, arXiv:2101.00190"
-    learning_rate: ClassVar[float] = 1e-2
+    learning_rate: ClassVar[float] = 3e-2
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> "PrefixTuning | None":
