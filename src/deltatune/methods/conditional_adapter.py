@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from deltatune.core.bottleneck import BottleneckMethod, ResidualAdapter, kaiming
 from deltatune.core.errors import AdapterError
-from deltatune.core.method import Can
+from deltatune.core.method import Can, Pace
 from deltatune.core.site import Shared, Stream, SublayerSite
 
 HIDDEN = 128
@@ -83,6 +83,10 @@ class ConditionalAdapter(BottleneckMethod):
         for site in sites:
             stacks.setdefault(site.stack, []).append(site)
         return table + sum(self._count_hypernetwork(places) for places in stacks.values())
+
+    def pace(self, name: str) -> Pace:
+        """A hypernetwork moves slowly: each of its values changes the weights of all places."""
+        return Pace(rate=0.1 if name.startswith("shared.networks.") else 1.0)
 
     def _count_hypernetwork(self, sites: Sequence[SublayerSite]) -> int:
         t, d, m = self.task_embedding_size, sites[0].width, self.size(sites[0])
