@@ -95,7 +95,7 @@ def test_every_part_gets_its_gradient_and_its_own_pace():
     assert all(p.grad is not None and p.grad.any() for n, p in adapter.named_parameters().items() if "pooler" not in n)
     paces = adapter.paces()
     assert paces.keys() == adapter.named_parameters().keys()
-    assert {round(pace.rate, 3) for name, pace in paces.items() if name.startswith("2.")} == {3.0}  # compacter's 3e-3
+    assert {round(pace.rate, 3) for name, pace in paces.items() if name.startswith("2.")} == {10.0}  # compacter's 1e-2
 
 
 def test_its_state_goes_from_one_to_another():

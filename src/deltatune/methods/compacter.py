@@ -33,7 +33,7 @@ class Compacter(BottleneckMethod):
     title: ClassVar[str] = "Compacter"
     paper: ClassVar[str] = "Karimi Mahabadi et al. 2021, arXiv:2106.04647"
     can: ClassVar[Can] = Can(identity=1e-5)
-    learning_rate: ClassVar[float] = 3e-3
+    learning_rate: ClassVar[float] = 1e-2
 
     reduction_factor: Annotated[float, Field(gt=0)] = 32
     """D / M, when `bottleneck_size` is not given; M is rounded up to a multiple of `phm_dim`."""
