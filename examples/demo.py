@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import demo_files
-
+import data
+import models
 from deltatune.cli.show import size, table
 
 METHODS = {
@@ -38,7 +38,8 @@ def main() -> None:
     given = options.parse_args()
     if given.fresh:
         shutil.rmtree(RUNS, ignore_errors=True)
-    demo_files.make()
+    models.make("minilm")
+    data.make("reviews")
     results = {name: [_result(name, seed) for seed in range(42, 42 + given.seeds)] for name in METHODS}
     rows = _rows(results)
     table("Sentiment of film reviews, all-MiniLM-L6-v2 (22.7 M parameters)", COLUMNS, rows, right=(1, 2, 3, 4))
@@ -58,7 +59,7 @@ def _result(name: str, seed: int) -> dict[str, Any]:
             "-m",
             "deltatune.cli.main",
             "train",
-            "examples/demo.yaml",
+            "examples/text-classification.yaml",
             *METHODS[name],
             "--training.seed",
             str(seed),

@@ -55,7 +55,7 @@ def evaluate(source: str | Path, data: str, *, model: str | None = None, batch_s
     """
     task, loaded, columns = _restored(source, model)
     found = rows_of(read(data, Path.cwd()), task, columns, labelled=True)
-    rows = [place.row for place in found if isinstance(place, Placed)]
+    rows = task.compose([place.row for place in found if isinstance(place, Placed)])
     rejected = [place for place in found if isinstance(place, Rejected)]
     if not rows:
         raise DataError(f"{data}: no row can be scored", hint=_reason(rejected[0]))
@@ -73,19 +73,28 @@ def predict(
     model: str | None = None,
     batch_size: int = 64,
 ) -> list[dict[str, Any]]:
-    """Answers of a run or adapter, one per text or row, in order; a row that cannot be used has an `error`."""
+    """Answers of a run or adapter, one per text or row, in order; a row that cannot be used has an `error`.
+
+    Where the task makes one row of several (the items of a user), one answer per such row, then the errors.
+    """
     if sum(given is not None for given in (texts, rows, file)) != 1:
         raise SettingsError("predict takes texts, or rows, or a file")
     task, loaded, columns = _restored(source, model)
     if file is not None:
         places = rows_of(read(file, Path.cwd()), task, columns, labelled=False)
     else:
-        table = records_of(list(rows) if rows is not None else [{"text": text} for text in texts or ()])
+        table = records_of(
+            list(rows) if rows is not None else [{next(iter(task.columns)): text} for text in texts or ()]
+        )
         places = rows_of(table, task, {}, labelled=False)
     good = [place.row for place in places if isinstance(place, Placed)]
-    examples = encode(task, good, loaded.processor) if good else []
-    found = iter(answers(loaded.model, task, loaded.processor, examples, batch_size)[0])
-    return [next(found) if isinstance(place, Placed) else {"error": _reason(place)} for place in places]
+    composed = task.compose(good)
+    examples = encode(task, composed, loaded.processor) if composed else []
+    found = answers(loaded.model, task, loaded.processor, examples, batch_size)[0]
+    if composed != good:
+        return [*found, *({"error": _reason(place)} for place in places if isinstance(place, Rejected))]
+    answer = iter(found)
+    return [next(answer) if isinstance(place, Placed) else {"error": _reason(place)} for place in places]
 
 
 def inspect(model: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from deltatune.adapters import Adapter, attach, load
 from deltatune.core import registry
@@ -161,6 +160,7 @@ def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trai
         "trainable_parameters": adapter.trainable_parameters,
         "total_parameters": base,
         "rows": {**names, "rejected": len(splits.rejected)},
+        "near_duplicates": {"rows": len(splits.near), "first": splits.near[:20]},
         "data_sha256": splits.fingerprint,
         "metric": task.metric,
         "train": {
@@ -174,6 +174,7 @@ def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trai
             "seed": settings.training.seed,
         },
         "baseline": {"name": baseline, **metrics},
+        "baselines": task.baselines(splits.train, splits.test),
     }
 
 
@@ -204,9 +205,9 @@ def _read(model: nn.Module, source: str) -> str:
 
 def _worded(chosen: Method, loaded: Loaded, task: Task) -> Method:
     """The method with its texts as token ids, where there is a tokenizer."""
-    if not isinstance(loaded.processor, PreTrainedTokenizerBase):
+    tokenizer = loaded.tokenizer
+    if tokenizer is None:
         return chosen
-    tokenizer = loaded.processor
     return chosen.worded(lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]), task.label_names)
 
 

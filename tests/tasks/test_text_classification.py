@@ -129,8 +129,47 @@ def test_losses_are_those_of_torch():
     assert torch.isclose(
         multi.loss(output, {"labels": wanted}), torch.nn.functional.binary_cross_entropy_with_logits(LOGITS, wanted)
     )
-    number = fitted([0.5, 1.5])
+    number = fitted([0.5, 1.5], standardize=False)
     assert torch.isclose(number.loss(output, {"labels": torch.tensor([1.0, 0.1])}), torch.tensor(0.5))
+
+
+def test_numbers_are_learned_in_units_of_their_spread_and_read_in_their_own():
+    output = SequenceClassifierOutput(logits=LOGITS)
+    number = fitted([10.5, 11.5])
+    labels = torch.tensor([12.0, 10.0])
+    assert torch.isclose(number.loss(output, {"labels": labels}), ((LOGITS[:, 0] - (labels - 11) / 0.5) ** 2).mean())
+    assert [a["value"] for a in number.read(output, {})] == pytest.approx([12.0, 11.05])
+
+
+def test_class_weights_focal_factor_and_smoothing_follow_their_formulas():
+    output, labels = SequenceClassifierOutput(logits=LOGITS), torch.tensor([0, 2])
+    chances = LOGITS.softmax(-1)[torch.arange(2), labels]
+    balanced = fitted(["a", "a", "b", "c", "c", "c"], class_weights="balanced")
+    assert balanced.class_weights == pytest.approx({"a": 1.0, "b": 2.0, "c": 2 / 3})
+    weights = torch.tensor([1.0, 2 / 3])
+    assert torch.isclose(balanced.loss(output, {"labels": labels}), (weights * -chances.log()).mean())
+    focal = fitted(["a", "b", "c"], focal_gamma=2)
+    assert torch.isclose(focal.loss(output, {"labels": labels}), ((1 - chances) ** 2 * -chances.log()).mean())
+    smooth = fitted(["a", "b", "c"], label_smoothing=0.3)
+    expected = torch.nn.functional.cross_entropy(LOGITS, labels, label_smoothing=0.3)
+    assert torch.isclose(smooth.loss(output, {"labels": labels}), expected)
+
+
+def test_rare_labels_beside_others_weigh_more():
+    found = fitted([["a"], ["a"], ["a", "b"], []], class_weights="balanced")
+    assert found.class_weights == pytest.approx({"a": 1 / 3, "b": 3.0})
+    wanted = torch.tensor([[1.0, 0], [0, 1]])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        LOGITS[:, :2], wanted, pos_weight=torch.tensor([1 / 3, 3.0])
+    )
+    assert torch.isclose(found.loss(SequenceClassifierOutput(logits=LOGITS[:, :2]), {"labels": wanted}), expected)
+
+
+def test_what_has_no_effect_or_no_class_is_an_error():
+    with pytest.raises(SettingsError, match="focal_gamma has no effect on numbers"):
+        fitted([0.5, 1.5], focal_gamma=2)
+    with pytest.raises(SettingsError, match="class_weights: no class 'bb'"):
+        fitted(["a", "b"], class_weights={"bb": 2})
 
 
 def test_answers_carry_probabilities_that_sum_to_one():

@@ -12,8 +12,13 @@ from deltatune.core.errors import SettingsError
 
 def run(
     source: Annotated[Path, typer.Argument(help="Run folder or adapter folder.")],
-    text: Annotated[list[str] | None, typer.Option("--text", help="A text; may be given several times.")] = None,
-    input: Annotated[str | None, typer.Option("--input", help="File with rows.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="A text, or what the task reads first; may be given several times."),
+    ] = None,
+    input: Annotated[
+        str | None, typer.Option("--input", help="File with rows, an image or a sound, or a folder of them.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="Write JSON lines here.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Base model, if not the recorded one.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,
@@ -40,10 +45,13 @@ def _table(texts: list[str], answers: list[dict[str, Any]]) -> None:
 
 
 def _answer(answer: dict[str, Any]) -> str:
-    for name in ("error", "label", "value"):
-        if name in answer:
-            return f"{answer[name]:.4f}" if isinstance(answer[name], float) else str(answer[name])
-    return ", ".join(answer.get("labels", ())) or "none"
+    """The first value of an answer is the answer itself; the others are about it."""
+    value = next(iter(answer.values()))
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
 
 
 def _probabilities(answer: dict[str, Any]) -> str:

@@ -112,6 +112,8 @@ class DataSettings(Settings):
     """Use only this many training rows, drawn by `split_seed`; none means all."""
     allow_overlap: bool = False
     """Go on although rows of the training data stand in the validation or test data too."""
+    group_column: str | None = None
+    """Column of what rows belong to (patient, speaker, document): no group stands in two splits."""
     task_column: str | None = None
     """Column that names the task of each row, for training many tasks at once; conditional methods are told it."""
 

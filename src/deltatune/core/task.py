@@ -2,16 +2,18 @@
 
 The same loop, run folder, report and commands serve every task; a task file holds what is its own.
 
-    rows --check--> good rows --fit--> Fitted --encode--> examples --collate--> batch --model--> output
-                                                                     output --loss--> scalar, --read--> answers
-                                                            answers + rows --score--> metrics
+    rows of files --check--> good rows --divide or compose--> rows of the parts --fit--> the fitted task
+    rows --encode--> examples (--augment-->) --collate--> batch --run--> output --loss--> scalar, --read--> answers
+                                                                      answers + rows --score--> metrics
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from torch import Tensor, nn
 
 from deltatune.core.config import Settings
@@ -21,9 +23,12 @@ Row = Mapping[str, Any]
 Example = Mapping[str, Any]
 """One row as the model reads it, unpadded; has `length`, which batches are bucketed by."""
 Batch = dict[str, Tensor]
-"""Padded tensors; `labels` never reach the model's own loss, the task computes it."""
+"""Padded tensors; names that begin with `labels` never reach the model, the task computes the loss."""
+LABELS = "labels"
 TASK = "task"
 """Word under which a row names its task, when many are trained at once."""
+GROUP = "group"
+"""Word under which a row names what it belongs to, when rows are split by groups."""
 CONDITION = "condition"
 """The task's id in an example, and those of all rows in a batch."""
 
@@ -31,10 +36,10 @@ CONDITION = "condition"
 def inputs_of(batch: Batch) -> Batch:
     """What the model itself is called with.
 
-    >>> inputs_of({"input_ids": 1, "labels": 2, "condition": 3})
-    {'input_ids': 1}
+    >>> inputs_of({"pixel_values": 1, "labels": 2, "labels_boxes": 3, "condition": 4})
+    {'pixel_values': 1}
     """
-    return {name: tensor for name, tensor in batch.items() if name not in ("labels", CONDITION)}
+    return {name: tensor for name, tensor in batch.items() if not name.startswith(LABELS) and name != CONDITION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +48,11 @@ class Loaded:
 
     model: nn.Module
     processor: Any
-    """Tokenizer, image processor or feature extractor."""
+    """Tokenizer, image processor or feature extractor, or an object of the task's own for `encode` and `collate`."""
     new: tuple[str, ...]
     """Modules the checkpoint did not have: they start random and must be trained whatever the method."""
+    tokenizer: Any = None
+    """What turns a text into token ids, where there is one: methods that start from words need it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,8 @@ class Column:
     words: tuple[str, ...]
     """Names it goes by in files, the task's own word first."""
     required: bool = True
+    path: bool = False
+    """The value is the path of a file, relative to the folder of the data file."""
 
 
 class ManyTasks(Settings):
@@ -81,6 +90,8 @@ class Task(Settings, ABC):
     """Metrics where less is more."""
     peft_task: ClassVar[str | None] = None
     """`task_type` of the adapter file."""
+    resamples: ClassVar[int] = 1000
+    """Draws of the bootstrap behind the interval of the main metric; fewer where `score` is slow."""
 
     many: ManyTasks | None = None
     """Which task each row belongs to; filled in from `data.task_column`."""
@@ -108,6 +119,22 @@ class Task(Settings, ABC):
     def check(self, row: Row) -> str | None:
         """What is wrong with a row, or None. Works before and after `fit`."""
 
+    def divide(self, rows: Sequence[Row], shares: Mapping[str, float], seed: int) -> dict[str, list[Row]] | None:
+        """The rows of `train` and of every part in `shares`, composed already; None: single rows are drawn.
+
+        For data where that would cheat: what is near in time, structure or person must not be on both sides.
+        """
+        return None
+
+    def compose(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows of the task from good rows of a file, where they are not one to one (the items of a user, windows)."""
+        return list(rows)
+
+    def sketch(self, row: Row) -> Collection[Hashable]:
+        """Features of the input; two rows that share nearly all of them are near-duplicates."""
+        words = " ".join(str(row.get(word) or "") for word in self.key).casefold().split()
+        return {*words, *pairwise(words)}
+
     @abstractmethod
     def load(self, model: str, dtype: Any = None) -> Loaded:
         """The pretrained model with this task's head; raises `AdapterError` or `SettingsError` with the fix."""
@@ -116,9 +143,17 @@ class Task(Settings, ABC):
     def encode(self, rows: Sequence[Row], processor: Any) -> list[Example]:
         """Rows as the model reads them; keeps the order, one example per row."""
 
+    def augment(self, example: Example, generator: np.random.Generator) -> Example:
+        """A training example as it is shown this time; validation and test rows never come here."""
+        return example
+
     @abstractmethod
     def collate(self, examples: Sequence[Example], processor: Any) -> Batch:
         """A padded batch; `labels` only when the examples have them."""
+
+    def run(self, model: nn.Module, batch: Batch) -> Any:
+        """What is read and scored: the model's output, or for tasks that generate what it wrote beside it."""
+        return model(**inputs_of(batch))
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> Tensor:
@@ -130,7 +165,7 @@ class Task(Settings, ABC):
 
     @abstractmethod
     def read(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
-        """One answer per row of the batch: prediction and probabilities, plain values ready for JSON."""
+        """One answer per row of the batch, plain values ready for JSON: the answer first, then what is about it."""
 
     @abstractmethod
     def score(self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:
@@ -139,6 +174,10 @@ class Task(Settings, ABC):
     @abstractmethod
     def baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
         """Name and metrics of the answer that never looks at the input (majority class, mean)."""
+
+    def baselines(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+        """Metrics of simple models of the field, trained on the training rows, by name."""
+        return {}
 
     def truncated(self, examples: Sequence[Example]) -> int:
         """How many examples lost tokens to the length limit."""

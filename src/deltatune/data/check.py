@@ -4,11 +4,12 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from deltatune.core.errors import DataError
 from deltatune.core.task import TASK, Row, Task
-from deltatune.data.read import Record, Table
+from deltatune.data.table import Record, Table
 from deltatune.data.tasks import check_task, name_of
 
 logger = logging.getLogger("deltatune")
@@ -20,6 +21,7 @@ class Placed:
 
     file: str
     line: int
+    """0 for a row that the task composed of several."""
     row: Row
 
 
@@ -48,7 +50,7 @@ class Checked:
         """The kept rows checked again, by a task that knows the labels by now."""
         kept, rejected = [], list(self.rejected)
         for place in self.kept:
-            wrong = task.check(place.row) or check_task(place.row, task)
+            wrong = (task.check(place.row) or check_task(place.row, task)) if place.line else None
             if wrong is None:
                 kept.append(place)
             else:
@@ -62,7 +64,7 @@ def check(table: Table, columns: Mapping[str, str], task: Task) -> Checked:
     rejected: list[Rejected] = []
     seen: dict[Any, Placed] = {}
     for record in table.records:
-        row = {word: record.values.get(name) for word, name in columns.items()}
+        row = row_of(record, columns, task)
         wrong = record.problem or _missing(row, task, columns) or task.check(row) or check_task(row, task)
         wrong = wrong or _repeated(row, task, seen)
         if wrong is not None:
@@ -74,9 +76,19 @@ def check(table: Table, columns: Mapping[str, str], task: Task) -> Checked:
     return Checked(kept, rejected)
 
 
+def row_of(record: Record, columns: Mapping[str, str], task: Task) -> dict[str, Any]:
+    """A record under the task's words; paths are relative to the folder of its file."""
+    row = {word: record.values.get(name) for word, name in columns.items()}
+    for word, column in task.columns.items():
+        value = row.get(word)
+        if column.path and isinstance(value, str) and value:
+            row[word] = str(Path(record.file).parent / value)
+    return row
+
+
 def _missing(row: Row, task: Task, columns: Mapping[str, str]) -> str | None:
     for word in columns:
-        if word != TASK and task.columns[word].required and row[word] is None:
+        if word in task.columns and task.columns[word].required and row[word] is None:
             return f"{columns[word]} is missing"
     return None
 
@@ -120,11 +132,11 @@ def gate(checked: Checked, largest_share: float) -> None:
 
 def overlap(train: Sequence[Placed], others: Mapping[str, Sequence[Placed]], task: Task) -> list[str]:
     """Rows of other splits whose input stands in the training rows too, as text."""
-    known = {key(place.row, task): place for place in train}
+    known = {key(place.row, task): place for place in train if place.line}
     found = []
     for name, places in others.items():
         for place in places:
-            twin = known.get(key(place.row, task))
+            twin = known.get(key(place.row, task)) if place.line else None
             if twin is not None:
                 found.append(f"{name} {place.file}:{place.line} = train {twin.file}:{twin.line}")
     return found

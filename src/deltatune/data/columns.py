@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from deltatune.core.errors import DataError, did_you_mean
 from deltatune.core.task import Column
-from deltatune.data.read import Table
+from deltatune.data.table import Table
 
 
 def match(

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.core.config import DataSettings
+from deltatune.core.division import by_group
 from deltatune.core.errors import DataError
-from deltatune.core.task import TASK, Row, Task
-from deltatune.data.check import Checked, Placed, Rejected, check, gate, overlap
+from deltatune.core.task import GROUP, TASK, Row, Task
+from deltatune.data.check import Checked, Placed, Rejected, check, gate, overlap, row_of
 from deltatune.data.columns import match
-from deltatune.data.read import Table, read
+from deltatune.data.near import near
+from deltatune.data.read import read
 from deltatune.data.split import sample, split
+from deltatune.data.table import Table
 from deltatune.data.tasks import check_task, column_of, found_in, name_of
 
 logger = logging.getLogger("deltatune")
@@ -29,6 +32,8 @@ class Splits:
     validation: list[Row]
     test: list[Row]
     rejected: list[Rejected]
+    near: list[str]
+    """Rows of validation or test that nearly repeat a training row, as text."""
     fingerprint: str
     """sha256 over all rows."""
 
@@ -37,7 +42,7 @@ def load(data: DataSettings, task: Task, folder: Path) -> Splits:
     """Reads, checks and splits; raises `DataError` with file, line and what would work."""
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
     checked = {name: _checked(source, data, task, folder) for name, source in sources.items() if source is not None}
-    places = {name: found.kept for name, found in checked.items()} | _made(data, task, checked)
+    places = _parts(data, task, checked)
     places["train"] = sample(places["train"], data.max_rows, data.split_seed) if data.max_rows else places["train"]
     rows = [place.row for place in places["train"]]
     fitted = task.fit(rows)
@@ -50,8 +55,9 @@ def load(data: DataSettings, task: Task, folder: Path) -> Splits:
             gate(again, data.max_rejected)
         places[name], rejected = again.kept, rejected + again.rejected
     _check_overlap(places, fitted, data)
+    twins = _near(places, fitted)
     parts = {name: [place.row for place in found] for name, found in places.items()}
-    return Splits(fitted, parts["train"], parts["validation"], parts["test"], rejected, _fingerprint(parts))
+    return Splits(fitted, parts["train"], parts["validation"], parts["test"], rejected, twins, _fingerprint(parts))
 
 
 def rows_of(table: Table, task: Task, columns: Mapping[str, str], *, labelled: bool) -> list[Placed | Rejected]:
@@ -59,7 +65,7 @@ def rows_of(table: Table, task: Task, columns: Mapping[str, str], *, labelled: b
     names = _columns(table, task, columns, task.many.column if task.many else None, labelled)
     found: list[Placed | Rejected] = []
     for record in table.records:
-        row = {word: record.values.get(name) for word, name in names.items() if labelled or word != task.label}
+        row = row_of(record, {word: name for word, name in names.items() if labelled or word != task.label}, task)
         wrong = record.problem or task.check(row) or check_task(row, task)
         good = wrong is None
         found.append(
@@ -72,7 +78,10 @@ def rows_of(table: Table, task: Task, columns: Mapping[str, str], *, labelled: b
 
 def _checked(source: str, data: DataSettings, task: Task, folder: Path) -> Checked:
     table = read(source, folder)
-    found = check(table, _columns(table, task, data.columns, data.task_column), task)
+    columns = _columns(table, task, data.columns, data.task_column)
+    if data.group_column is not None and source == data.train:
+        columns |= column_of(table, data.group_column, GROUP, "data.group_column", "groups the rows")
+    found = check(table, columns, task)
     gate(found, data.max_rejected)
     return found
 
@@ -81,29 +90,52 @@ def _columns(
     table: Table, task: Task, given: Mapping[str, str], task_column: str | None, labelled: bool = True
 ) -> dict[str, str]:
     found = match(table, task.columns, given, labelled)
-    return found if task_column is None else found | column_of(table, task_column)
+    if task_column is None:
+        return found
+    return found | column_of(table, task_column, TASK, "data.task_column", "names the task of each row")
 
 
-def _made(data: DataSettings, task: Task, checked: Mapping[str, Checked]) -> dict[str, list[Placed]]:
-    """Splits cut from the training rows where no file is given."""
+def _parts(data: DataSettings, task: Task, checked: Mapping[str, Checked]) -> dict[str, list[Placed]]:
+    """The rows of every part: of its own file, or cut from the training rows where no file is given."""
     cut = {
         name: share
         for name, share in (("validation", data.validation_fraction), ("test", data.test_fraction))
         if name not in checked
     }
+    given = {name: _composed(found.kept, task) for name, found in checked.items() if not cut or name != "train"}
     if not cut:
-        return {}
-    rows = checked["train"].kept
-    strata = [_stratum(place.row, task) for place in rows]
-    parts = split(rows, strata, list(cut.values()), data.split_seed)
-    made = dict(zip(("train", *cut), parts, strict=True))
+        return given
+    made = _cut(data, task, checked["train"].kept, cut)
     empty = [name for name, part in made.items() if not part]
     if empty:
         raise DataError(
-            f"{len(rows)} rows are too few to split off {', '.join(empty)}",
+            f"{len(checked['train'].kept)} rows are too few to split off {', '.join(empty)}",
             hint="add rows, or give files for validation and test",
         )
-    return made
+    return given | made
+
+
+def _cut(data: DataSettings, task: Task, rows: list[Placed], cut: Mapping[str, float]) -> dict[str, list[Placed]]:
+    """Parts of the training file: by group, as the task divides, or drawn with every label at its share."""
+    if data.group_column is not None:
+        parts = by_group([place.row[GROUP] for place in rows], cut, data.split_seed)
+        return {name: _composed([rows[index] for index in part], task) for name, part in parts.items()}
+    divided = task.divide([place.row for place in rows], cut, data.split_seed)
+    if divided is not None:
+        return {name: _placed(part, rows) for name, part in divided.items()}
+    strata = [_stratum(place.row, task) for place in rows]
+    drawn = split(rows, strata, list(cut.values()), data.split_seed)
+    return {name: _composed(part, task) for name, part in zip(("train", *cut), drawn, strict=True)}
+
+
+def _composed(places: list[Placed], task: Task) -> list[Placed]:
+    return _placed(task.compose([place.row for place in places]), places)
+
+
+def _placed(rows: Sequence[Row], places: Sequence[Placed]) -> list[Placed]:
+    """Rows with the places they came from; line 0 of the file for those that are new."""
+    known = {id(place.row): place for place in places}
+    return [known.get(id(row)) or Placed(places[0].file, 0, row) for row in rows]
 
 
 def _stratum(row: Row, task: Task) -> Any:
@@ -120,6 +152,15 @@ def _check_overlap(places: Mapping[str, Sequence[Placed]], task: Task, data: Dat
     if not data.allow_overlap:
         raise DataError(text, hint="take them out, or accept it with data.allow_overlap: true")
     logger.warning("%s", text)
+
+
+def _near(places: Mapping[str, Sequence[Placed]], task: Task) -> list[str]:
+    """What nearly repeats a training row, said once and kept in the results."""
+    pairs = near(places["train"], {name: places[name] for name in ("validation", "test")}, task)
+    found = [f"{name} {a.file}:{a.line} ~ train {b.file}:{b.line}" for name, a, b in pairs]
+    if found:
+        logger.warning("%d rows of validation or test nearly repeat a training row: %s", len(found), found[0])
+    return found
 
 
 def _fingerprint(rows: Mapping[str, Any]) -> str:

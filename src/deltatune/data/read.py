@@ -1,6 +1,7 @@
 """Read: rows of a file with the place each came from.
 
-CSV and TSV, JSON lines, Parquet, or a name that `datasets` knows. A row that cannot be read is a problem of that row,
+CSV and TSV, JSON and JSON lines, Parquet, a folder of files, one file of pixels, sound or points, or a name that
+`datasets` knows. A row that cannot be read is a problem of that row,
 with its line; a file that cannot be read is a `DataError`.
 """
 
@@ -8,33 +9,15 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deltatune.core.errors import DataError, did_you_mean
+from deltatune.data.folders import MEDIA, class_folders, one_file
+from deltatune.data.table import Record, Table
 
 CSV_FIELD_BYTES = 16 << 20
 """Longest field of a CSV file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One row as read: its place, its values, or why it could not be read."""
-
-    file: str
-    line: int
-    values: Mapping[str, Any]
-    problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """The rows of one file in their order, and its column names."""
-
-    file: str
-    columns: tuple[str, ...]
-    records: list[Record]
 
 
 def read(source: str, folder: Path) -> Table:
@@ -43,6 +26,8 @@ def read(source: str, folder: Path) -> Table:
     Raises `DataError` for a missing, empty or unreadable file and for a name that `datasets` cannot find.
     """
     path = Path(source) if Path(source).is_absolute() else folder / source
+    if path.is_dir():
+        return class_folders(path)
     reader = READERS.get(path.suffix.lower())
     if path.is_file() and reader is None:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}", hint=f"known: {', '.join(READERS)}")
@@ -134,6 +119,24 @@ def _jsonl(path: Path) -> Table:
     return Table(str(path), tuple(columns), records)
 
 
+def _json(path: Path) -> Table:
+    """A list of objects; a row's line is its number in the list."""
+    try:
+        rows = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON in UTF-8: {error}") from None
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a list of objects, found {type(rows).__name__}")
+    records: list[Record] = []
+    columns: dict[str, None] = {}
+    for number, row in enumerate(rows, 1):
+        wrong = None if isinstance(row, dict) else f"expected an object, found {type(row).__name__}"
+        values = row if wrong is None else {}
+        columns |= dict.fromkeys(values)
+        records.append(Record(str(path), number, values, wrong or _nul(values)))
+    return Table(str(path), tuple(columns), records)
+
+
 def _json_row(line: bytes) -> tuple[dict[str, Any], str | None]:
     try:
         values = json.loads(line.decode("utf-8"))
@@ -177,7 +180,9 @@ def _from_datasets(source: str, path: Path) -> Table:
 READERS: dict[str, Callable[[Path], Table]] = {
     ".csv": _csv,
     ".tsv": _tsv,
+    ".json": _json,
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".parquet": _parquet,
+    **dict.fromkeys(sorted(MEDIA), one_file),
 }

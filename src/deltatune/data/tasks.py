@@ -5,17 +5,16 @@ from typing import Any
 
 from deltatune.core.errors import DataError, did_you_mean
 from deltatune.core.task import CONDITION, TASK, Example, ManyTasks, Row, Task
-from deltatune.data.read import Table
+from deltatune.data.table import Table
 
 
-def column_of(table: Table, column: str) -> dict[str, str]:
-    """The columns to read besides the task's own; raises `DataError` with near names."""
+def column_of(table: Table, column: str, word: str, setting: str, does: str) -> dict[str, str]:
+    """A column to read besides the task's own, under a word; raises `DataError` with near names."""
     if column not in table.columns:
         raise DataError(
-            f"{table.file} has no column {column!r} that names the task of each row (data.task_column)",
-            hint=did_you_mean(column, table.columns),
+            f"{table.file} has no column {column!r} that {does} ({setting})", hint=did_you_mean(column, table.columns)
         )
-    return {TASK: column}
+    return {word: column}
 
 
 def found_in(rows: Iterable[Row], column: str) -> ManyTasks:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deltatune.core.task import Example, Row, Task, inputs_of
+from deltatune.core.task import Example, Row, Task
 from deltatune.data.batch import by_length, collate
 from deltatune.data.tasks import encode
 from deltatune.engine.conditions import told
@@ -26,7 +26,7 @@ def answers(
             batch = collate(task, [examples[i] for i in indices], processor)
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             with told(model, batch):
-                output = model(**inputs_of(batch))
+                output = task.run(model, batch)
             for index, answer in zip(indices, task.read(output, batch), strict=True):
                 found[index] = answer
             if "labels" in batch:

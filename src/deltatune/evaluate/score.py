@@ -13,7 +13,6 @@ from deltatune.evaluate.answer import answers
 
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
-RESAMPLES = 1000
 PROPORTIONS = ("accuracy", "subset_accuracy")
 """Metrics that are a share of rows, for which an exact formula exists."""
 
@@ -55,9 +54,11 @@ def interval_of(
         return list(wilson(metrics[task.metric], len(rows)))
     generator = np.random.default_rng(0)
     values = []
-    for _ in range(RESAMPLES):
+    for _ in range(task.resamples):
         chosen = generator.integers(0, len(rows), len(rows)).tolist()
-        values.append(task.score([found[i] for i in chosen], [rows[i] for i in chosen])[task.metric])
+        drawn = task.score([found[i] for i in chosen], [rows[i] for i in chosen])
+        if task.metric in drawn:  # an AUC needs both classes
+            values.append(drawn[task.metric])
     low, high = np.quantile(values, [0.025, 0.975]).tolist()
     return [low, high]
 

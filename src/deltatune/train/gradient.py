@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from deltatune.core.errors import DeltatuneError
-from deltatune.core.task import Batch, inputs_of
+from deltatune.core.task import Batch, Example, inputs_of
 from deltatune.data.batch import collate
 from deltatune.engine.conditions import told
 from deltatune.train.distill import Distillation
@@ -18,18 +19,23 @@ from deltatune.train.plan import Step
 
 
 def accumulate(
-    job: Job, accelerator: Accelerator, network: nn.Module, step: Step, distillation: Distillation | None = None
+    job: Job,
+    accelerator: Accelerator,
+    network: nn.Module,
+    number: int,
+    step: Step,
+    distillation: Distillation | None = None,
 ) -> Tensor:
-    """Backward through every micro-batch; returns the loss, the mean over all supervised units of the step.
+    """Backward through every micro-batch of step `number`; returns the loss, the mean over its supervised units.
 
     The method's penalty is added once, whatever the number of micro-batches and processes.
     """
-    shares = [_share(job, accelerator, rows) for rows in step]
+    shares = [_share(job, accelerator, number, rows) for rows in step]
     units = _units(accelerator, sum(weight for _, _, weight in shares))
     penalty = job.handle.penalty()
     total = torch.zeros((), device=accelerator.device)
-    for number, (rows, batch, weight) in enumerate(shares, start=1):
-        last = number == len(shares)
+    for index, (rows, batch, weight) in enumerate(shares, start=1):
+        last = index == len(shares)
         with nullcontext() if last else accelerator.no_sync(network), told(job.handle.model, batch):
             loss = _loss(job, network, rows, batch, distillation) * (weight / units)
             total += loss.detach()
@@ -67,13 +73,19 @@ def _loss(job: Job, network: nn.Module, rows: Sequence[int], batch: Batch, disti
     return distillation.loss(network(**inputs_of(batch), **distillation.wanted), batch, answer)
 
 
-def _share(job: Job, accelerator: Accelerator, rows: Sequence[int]) -> tuple[Sequence[int], Batch, int]:
+def _share(job: Job, accelerator: Accelerator, number: int, rows: Sequence[int]) -> tuple[Sequence[int], Batch, int]:
     """The rows of a micro-batch for this process, and their weight: 0 where there are too few rows for all."""
     own = rows[accelerator.process_index :: accelerator.num_processes]
     shown = own or rows[:1]
-    batch = collate(job.task, [job.examples[row] for row in shown], job.processor)
+    examples = [_augmented(job, number, row) for row in shown]
+    batch = collate(job.task, examples, job.processor)
     batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
     return shown, batch, job.task.weight(batch) if own else 0
+
+
+def _augmented(job: Job, number: int, row: int) -> Example:
+    """A row as it is shown at this step: the same after a resume, whatever the batches and processes."""
+    return job.task.augment(job.examples[row], np.random.default_rng((job.settings.seed, number, row)))
 
 
 def _units(accelerator: Accelerator, own: int) -> int:

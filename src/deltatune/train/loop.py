@@ -56,7 +56,7 @@ def train(job: Job, *, resume: bool = False) -> Trained:
         with Progress(plan.total, position, quiet=job.quiet or not records.main) as progress:
             for step in steps:
                 started = time.perf_counter()
-                loss = accumulate(job, accelerator, network, step, distillation)
+                loss = accumulate(job, accelerator, network, position.step + 1, step, distillation)
                 norm = clip(parameters, settings.max_grad_norm)
                 check_finite(loss, norm, position.step + 1, step)
                 training.optimizer.step()

@@ -1,0 +1,34 @@
+"""Losses of labels: cross entropy with class weights, label smoothing and the focal factor.
+
+    single       -w_y (1 - p_y)^gamma log p_y                                  [smoothed: y spread over all classes]
+    several      sum over labels of the same with a sigmoid each, averaged
+    numbers      (value - label)^2
+
+Paper: Lin et al. 2017 (arXiv 1708.02002, eq. 5); Szegedy et al. 2016 (arXiv 1512.00567, section 7).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def single(
+    logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor | None, gamma: float, smoothing: float, ignored: int = -100
+) -> Tensor:
+    """Sum over the rows; rows labelled `ignored` count nothing."""
+    losses = F.cross_entropy(
+        logits_BC, labels_B, weights_C, reduction="none", label_smoothing=smoothing, ignore_index=ignored
+    )
+    if gamma == 0:
+        return losses.sum()
+    chances = logits_BC.softmax(-1).gather(-1, labels_B.clamp_min(0)[:, None])[:, 0]
+    return ((1 - chances) ** gamma * losses).sum()
+
+
+def several(logits_BC: Tensor, labels_BC: Tensor, weights_C: Tensor | None, gamma: float, smoothing: float) -> Tensor:
+    """Sum over the rows of the mean over the labels; `weights` are those of a label that is there."""
+    wanted = labels_BC * (1 - smoothing) + smoothing / 2
+    losses = F.binary_cross_entropy_with_logits(logits_BC, wanted, pos_weight=weights_C, reduction="none")
+    if gamma:
+        chances = logits_BC.sigmoid()
+        losses = (1 - (labels_BC * chances + (1 - labels_BC) * (1 - chances))) ** gamma * losses
+    return losses.mean(-1).sum()

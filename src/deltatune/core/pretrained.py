@@ -1,0 +1,88 @@
+"""Pretrained: a network of transformers with a task's head, and what of it is new."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from deltatune.core.errors import SettingsError, did_you_mean
+
+
+def pretrained(
+    cls: Any, model: str, dtype: torch.dtype | None, kind: str, **config: Any
+) -> tuple[Any, tuple[str, ...]]:
+    """The network of a hub name or folder by an `AutoModelFor...` class, and its modules that start random.
+
+    `kind` says in errors what it should have been ("a text classifier"); `config` are settings of its config.
+    Raises `SettingsError`.
+    """
+    check_source(model)
+    with quiet():
+        try:
+            network, info = cls.from_pretrained(
+                model, dtype=dtype or torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **config
+            )
+        except (OSError, ValueError) as error:
+            raise _unusable(model, kind, error) from None
+    return network, new_modules(info)
+
+
+def processor_of(cls: Any, model: str, kind: str, **settings: Any) -> Any:
+    """The tokenizer, image processor or feature extractor of a model by an `Auto...` class; raises `SettingsError`."""
+    check_source(model)
+    with quiet():
+        try:
+            return cls.from_pretrained(model, **settings)
+        except (OSError, ValueError) as error:
+            raise _unusable(model, kind, error) from None
+
+
+def named_classes(names: list[str]) -> dict[str, Any]:
+    """Settings of a config that give the classes their names.
+
+    >>> named_classes(["a", "b"])
+    {'num_labels': 2, 'id2label': {0: 'a', 1: 'b'}, 'label2id': {'a': 0, 'b': 1}}
+    """
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+
+
+def new_modules(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Paths of the modules whose weights the checkpoint lacks or has in another shape."""
+    keys = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
+    return tuple(sorted({key.rpartition(".")[0] for key in keys}))
+
+
+def check_source(model: str) -> None:
+    """Raises `SettingsError` for a path that is not there: it is no hub name."""
+    path = Path(model)
+    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or path.exists()
+    if looks_local and not (path / "config.json").is_file():
+        near = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+        what = "has no config.json" if path.is_dir() else "does not exist"
+        raise SettingsError(f"model folder {model} {what}", hint=did_you_mean(model, near) if near else None)
+
+
+def _unusable(model: str, kind: str, error: Exception) -> SettingsError:
+    reason = str(error).strip().splitlines()[0]
+    return SettingsError(f"model {model!r} cannot be loaded as {kind}: {reason}")
+
+
+class quiet:
+    """Keeps the loading reports of transformers off the screen: we report what is new ourselves."""
+
+    def __enter__(self) -> None:
+        self.level = transformers.logging.get_verbosity()
+        self.bars = transformers.logging.is_progress_bar_enabled()
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        transformers.logging.set_verbosity(self.level)
+        if self.bars:
+            transformers.logging.enable_progress_bar()
