@@ -16,6 +16,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 GROUPS = [
     {"ops"},
     {"core"},
+    {"models"},
     {"methods", "tasks"},
     {"engine", "store", "data"},
     {"train", "evaluate", "advise"},
