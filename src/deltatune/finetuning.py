@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from deltatune.evaluate.curves import draw
 from deltatune.evaluate.score import score
 from deltatune.store import adapter as folders
 from deltatune.store.run import RunFolder
-from deltatune.train.loop import Job, Trained, train
+from deltatune.train.loop import Job, Trained, check, train
 from deltatune.train.teacher import Teacher, teacher_of
 
 logger = logging.getLogger("deltatune")
@@ -87,11 +87,15 @@ def _run(settings: RunSettings, *, resume: bool, quiet: bool) -> Run:
     splits = load_splits(settings.data, task, Path.cwd())
     set_seed(settings.training.seed)
     loaded = splits.task.load(settings.model, base_dtype(settings.training.bf16))
-    adapter = _attached(loaded, _worded(chosen, loaded, splits.task), settings.training.seed)
+    adapter = _attached(loaded, _fitting(chosen, loaded, splits.task), settings.training.seed)
     teacher = teacher_of(settings.training.distillation, splits.task, loaded, adapter, splits.train)
-    folder.open(resolved, resume=resume)
-    folder.write_rejected([row.as_json() for row in splits.rejected])
-    return _trained(settings, splits, loaded, adapter, folder, teacher, resume=resume, quiet=quiet)
+
+
+    def begin() -> None:
+        folder.open(resolved, resume=resume)
+        folder.write_rejected([row.as_json() for row in splits.rejected])
+
+    return _trained(settings, splits, loaded, adapter, folder, teacher, begin, resume=resume, quiet=quiet)
 
 
 def _trained(
@@ -101,6 +105,7 @@ def _trained(
     adapter: Adapter,
     folder: RunFolder,
     teacher: Teacher | None,
+    begin: Callable[[], None],
     *,
     resume: bool,
     quiet: bool,
@@ -125,9 +130,11 @@ def _trained(
     def save() -> None:
         adapter.save(folder.adapter, base_model=name, task_type=task.peft_task, facts=facts)
 
-    before = scored("test", interval=True)
     validated = partial(scored, "validation", interval=False)
     job = Job(adapter, task, processor, examples["train"], settings.training, validated, save, folder, quiet, teacher)
+    before = scored("test", interval=True)
+    check(job, before)  # whatever is wrong with the settings shows before there is a folder
+    begin()
     done = train(job, resume=resume)
     results = _results(settings, splits, adapter, done) | {
         "before": before,
@@ -203,8 +210,10 @@ def _read(model: nn.Module, source: str) -> str:
     return load(model, folder, name=name).name
 
 
-def _worded(chosen: Method, loaded: Loaded, task: Task) -> Method:
-    """The method with its texts as token ids, where there is a tokenizer."""
+def _fitting(chosen: Method, loaded: Loaded, task: Task) -> Method:
+    """The method for the tasks of the rows, with its texts as token ids where there is a tokenizer."""
+    if task.many is not None:
+        chosen = chosen.for_tasks(len(task.many.names))
     tokenizer = loaded.tokenizer
     if tokenizer is None:
         return chosen

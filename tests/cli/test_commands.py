@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from deltatune.cli.main import main
+from deltatune.core.registry import tasks
 from words import csv_file, model_folder, reviews
 
 
@@ -128,7 +129,7 @@ def test_lists_are_made_from_the_registry(place):
     assert {"name": "r", "default": 8, "help": "Rank."} in listed["lora"]["settings"]
     assert listed["full"]["capabilities"]["rows"] is False
     code, out, _ = call(place, "tasks", "--json")
-    assert [entry["type"] for entry in json.loads(out)] == ["text-classification"]
+    assert [entry["type"] for entry in json.loads(out)] == list(tasks())
 
 
 def test_inspect_shows_roles_and_counts(place):

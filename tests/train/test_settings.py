@@ -71,14 +71,17 @@ def test_the_command_line_distils_from_the_base_and_from_a_run(place):
         (["--training.distillation.teacher=base", "--training.distillation.temprature=3"], "did you mean temperature?"),
         (["--training.distillation.teacher=base", "--training.distillation.alpha=2"], "training.distillation.alpha"),
         (["--training.loraplus_lr_ratio=16", "--method", "bitfit"], "loraplus_lr_ratio=16 has no effect"),
+        (["--training.metric_for_best_model=acuracy"], "did you mean accuracy?"),
         (["--training.sampling_temperature=10"], "has no effect without data.task_column"),
         (["--data.task_column=moood", "--data.train=many.csv"], "did you mean mood?"),
     ],
 )
 def test_a_mistake_is_one_screen_with_the_fix(place, words, message):
-    code, out, err = call(place, "train", "run.yaml", "--output_dir", f"runs/{len(message)}", *words)
+    folder = f"runs/{'-'.join(words)[:20]}"
+    code, out, err = call(place, "train", "run.yaml", "--output_dir", folder, *words)
     assert (code, out) == (2, ""), err
     assert message in err and "Traceback" not in err
+    assert not (place / folder).exists()
 
 
 def many(place, out, resume=False, method=None, **training):
@@ -86,7 +89,7 @@ def many(place, out, resume=False, method=None, **training):
         task="text-classification",
         model=str(place / "model"),
         data={"train": str(place / "many.csv"), "task_column": "mood"},
-        method=method or {"type": "conditional-adapter", "tasks": 2, "reduction_factor": 2},
+        method=method or {"type": "conditional-adapter", "reduction_factor": 2},
         training={**TRAINING, "sampling_temperature": 10, **training},
         output_dir=out,
         quiet=True,
@@ -97,6 +100,7 @@ def many(place, out, resume=False, method=None, **training):
 def test_a_conditional_adapter_learns_what_only_the_task_tells(place, tmp_path):
     run = many(place, tmp_path / "run", num_train_epochs=8)
     assert folders.read(run.adapter).facts["task"]["many"] == {"column": "mood", "names": ["fair", "wry"]}
+    assert folders.read(run.adapter).method.tasks == 2
     found = deltatune.evaluate(run.folder, str(place / "many.csv"))
     assert {name: part["rows"] for name, part in found["tasks"].items()} == {"fair": 120, "wry": 40}
     assert found["tasks"]["fair"]["accuracy"] > 0.8 and found["tasks"]["wry"]["accuracy"] > 0.8
@@ -112,7 +116,7 @@ def test_a_conditional_adapter_learns_what_only_the_task_tells(place, tmp_path):
 
 def test_a_table_that_is_too_small_for_the_tasks_is_refused(place, tmp_path):
     method = {"type": "conditional-adapter", "tasks": 1}
-    with pytest.raises(deltatune.DeltatuneError, match="outside the table of 1 tasks; set method.tasks"):
+    with pytest.raises(deltatune.DeltatuneError, match="method.tasks=1 is too few for the 2 tasks of the rows"):
         many(place, tmp_path / "run", method=method)
 
 

@@ -163,6 +163,10 @@ class Method(Settings, ABC):
         """The settings with texts and labels replaced by token ids, for a method that starts from words."""
         return self
 
+    def for_tasks(self, number: int) -> "Method":
+        """The settings for rows of this many tasks; raises `SettingsError` where they have room for fewer."""
+        return self
+
     def pace(self, name: str) -> Pace:
         """How the tensor of this name (inside its site, or `shared.<name>`) is trained."""
         return Pace()

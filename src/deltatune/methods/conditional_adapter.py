@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from deltatune.core.bottleneck import BottleneckMethod, ResidualAdapter, kaiming
-from deltatune.core.errors import AdapterError
+from deltatune.core.errors import AdapterError, SettingsError
 from deltatune.core.method import Can, Pace
 from deltatune.core.site import Shared, Stream, SublayerSite
 
@@ -46,7 +46,7 @@ class ConditionalAdapter(BottleneckMethod):
     generator: Literal["film", "hypernet"] = "film"
     """How z acts: on the bottleneck, or by making all weights."""
     tasks: Annotated[int, Field(ge=1, le=100_000)] = 8
-    """Rows of the table of tasks."""
+    """Rows of the table of tasks; a run with `data.task_column` has as many as the data, unless it is given."""
     condition_size: Annotated[int, Field(ge=1)] | None = None
     """Width of the vectors given with the rows; they take the place of the table."""
     task_embedding_size: Annotated[int, Field(ge=1)] = 64
@@ -93,6 +93,14 @@ class ConditionalAdapter(BottleneckMethod):
         made = 2 * d * m + m + 3 * d  # both matrices and their biases, gain and bias of the norm
         tables = (len({site.block for site in sites}) + len({site.role for site in sites})) * t
         return (t + 1) * made + (self.width + 2 * t + 1) * HIDDEN + (HIDDEN + 1) * t + 2 * t + tables
+
+    def for_tasks(self, number: int) -> "ConditionalAdapter":
+        """A table of as many rows, unless the settings give another number that is enough."""
+        if "tasks" not in self.model_fields_set:
+            return self.model_copy(update={"tasks": number})
+        if self.tasks < number:
+            raise SettingsError(f"method.tasks={self.tasks} is too few for the {number} tasks of the rows")
+        return self
 
     def check_condition(self, condition: Tensor) -> None:
         """Raises `AdapterError` for ids outside the table and vectors of another width."""

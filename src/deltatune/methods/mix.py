@@ -67,6 +67,10 @@ class Mix(Method):
         """None of its own."""
         return 0
 
+    def for_tasks(self, number: int) -> "Mix":
+        """Every method for its tasks."""
+        return self.model_copy(update={"methods": tuple(method.for_tasks(number) for method in self.methods)})
+
     def worded(self, encode: Any, labels: Sequence[str]) -> "Mix":
         """The methods with texts replaced by token ids."""
         return self.model_copy(update={"methods": tuple(method.worded(encode, labels) for method in self.methods)})

@@ -8,6 +8,7 @@ for every optimizer step:
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from deltatune.train.signals import Signals, Stopped
 from deltatune.train.stopping import Best
 from deltatune.train.window import Window
 
-__all__ = ["Job", "Stopped", "Trained", "train"]
+__all__ = ["Job", "Stopped", "Trained", "check", "train"]
 
 
 def train(job: Job, *, resume: bool = False) -> Trained:
@@ -82,6 +83,14 @@ def train(job: Job, *, resume: bool = False) -> Trained:
     return Trained(
         position.step, position.seconds, position.tokens, peak_memory_bytes(), best.step, best.value, stopped, rate
     )
+
+
+def check(job: Job, metrics: Mapping[str, Any]) -> None:
+    """Raises `SettingsError` for what a training would stop at later; `metrics` are some evaluation's."""
+    Best.of(job.settings, job.task).value_in(metrics)
+    plan = Plan.of(job.examples, job.settings)
+    make_optimizer(job.handle, job.settings, job.handle.method.learning_rate)
+    job.handle.expect_steps(plan.total)
 
 
 def _network(accelerator: Accelerator, handle: Handle, settings: TrainingSettings) -> nn.Module:

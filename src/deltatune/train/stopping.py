@@ -34,17 +34,22 @@ class Best:
 
     def better(self, metrics: Mapping[str, Any], step: int) -> bool:
         """Whether an evaluation is the best so far; raises `SettingsError` when it lacks the metric."""
-        value = metrics.get(self.metric)
-        if not isinstance(value, int | float):
-            numbers = [name for name, known in metrics.items() if isinstance(known, float)]
-            raise SettingsError(
-                f"metric_for_best_model {self.metric!r} is not measured", hint=did_you_mean(self.metric, numbers)
-            )
+        value = self.value_in(metrics)
         improved = math.isnan(self.value) or (value < self.value if self.lower else value > self.value)
         self.waited = 0 if improved else self.waited + 1
         if improved:
-            self.value, self.step = float(value), step
+            self.value, self.step = value, step
         return improved
+
+    def value_in(self, metrics: Mapping[str, Any]) -> float:
+        """The metric that counts; raises `SettingsError` with near names where it is missing."""
+        value = metrics.get(self.metric)
+        if isinstance(value, int | float):
+            return float(value)
+        numbers = [name for name, known in metrics.items() if isinstance(known, float)]
+        raise SettingsError(
+            f"metric_for_best_model {self.metric!r} is not measured", hint=did_you_mean(self.metric, numbers)
+        )
 
     @property
     def patience_over(self) -> bool:
