@@ -1,6 +1,7 @@
 # make demo     train, compare and show the demo (model and data are fetched once)
 # make test     lint, types, tests: what CI runs
 # make check    lint and types only
+# make examples every example config whose inputs have been made, minutes each
 # make bench    the benchmarks that need no GPU
 # make gpu      the tests that need a GPU, with the machine's own python3
 
@@ -10,7 +11,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test check lint types tests bench gpu clean
+.PHONY: help demo test check lint types tests examples bench gpu clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -38,6 +39,9 @@ types: $(STAMP)
 
 tests: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+examples: $(STAMP)
+	$(BIN)/python -m pytest -m example tests/test_examples.py
 
 bench: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/attach.py
