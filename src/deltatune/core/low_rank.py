@@ -103,13 +103,29 @@ class LowRankMethod(RankedMethod, ABC):
         return {"lora_A": a, "lora_B": b}
 
 
+def changed(
+    x: Tensor, base: Base, factors: Callable[[torch.dtype], tuple[Tensor, Tensor]], dropout: nn.Module
+) -> Tensor:
+    """W x + b + B A drop(x), computed in the base's dtype; `factors` gives A and B, the scale in B.
+
+    In one operation where the layer is a plain linear map and nothing is dropped.
+    """
+    dropping = dropout.training and isinstance(dropout, nn.Dropout) and dropout.p > 0
+    plain = None if dropping else base.plain(x)
+    if plain is not None:
+        return low_rank.linear(x, *plain, *factors(plain[0].dtype))
+    y = base(x)
+    a, b = factors(y.dtype)
+    return y + base.expand(base.project(dropout(x), a), b)
+
+
 class LowRankAdapter(LayerAdapter, ABC):
     """A and B of one layer, with their initial values."""
 
     def __init__(self, site: LayerSite, rank: int, scale: float, dropout: float, rng: torch.Generator) -> None:
         super().__init__()
         self.scale = scale
-        self.dropout = nn.Dropout(dropout) if dropout and site.kind != "embedding" else None
+        self.dropout = nn.Identity() if site.kind == "embedding" else nn.Dropout(dropout)  # token ids are not dropped
         copies = (site.copies,) if site.copies else ()
         a = torch.empty(*copies, rank, site.in_features, *site.kernel)
         if site.kind == "embedding":  # the paper's choice: A = 0, B normal; the start is the base all the same
@@ -120,25 +136,23 @@ class LowRankAdapter(LayerAdapter, ABC):
             self.lora_A = nn.Parameter(a.uniform_(-bound, bound, generator=rng))
             self.lora_B = nn.Parameter(torch.zeros(*copies, site.out_features, rank))
 
-    def dropped(self, x: Tensor) -> Tensor:
-        """x with dropout, while training."""
-        return x if self.dropout is None else self.dropout(x)
+    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A and s B."""
+        return self.lora_A.to(dtype), (self.lora_B * self.scale).to(dtype)
 
 
 class LowRankChange(LowRankAdapter):
     """y + s B A drop(x) at one layer."""
 
     def forward(self, x: Tensor, base: Base) -> Tensor:
-        """The base's output plus the low-rank term, computed in the base's dtype."""
-        y = base(x)
-        a, b = self.lora_A.to(y.dtype), self.lora_B.to(y.dtype)
-        return y + base.expand(base.project(self.dropped(x), a), b * self.scale)
+        """The base's output plus the low-rank term."""
+        return changed(x, base, self.factors, self.dropout)
 
     def merged(self, base: Base) -> tuple[Tensor, Tensor | None]:
         """W + s B A."""
         weight = base.weight
-        a, b = self.lora_A.to(weight.dtype), self.lora_B.to(weight.dtype)
-        return weight + low_rank.matrix(b * self.scale, a, weight.shape), base.bias
+        a, b = self.factors(weight.dtype)
+        return weight + low_rank.matrix(b, a, weight.shape), base.bias
 
 
 LORA_PLAIN: Mapping[str, Callable[[Any], bool]] = {

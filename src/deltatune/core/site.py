@@ -176,6 +176,9 @@ class Base(Protocol):
     def __call__(self, x: Tensor) -> Tensor:
         """y = W x + b, computed once however often it is asked for the same x."""
 
+    def plain(self, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """W [O, I] and b where y is x W^T + b, in the dtype of x, and nobody else asks for it; None otherwise."""
+
     def project(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's own linear map (stride, padding, lookup) with another weight [R, I, *kernel] and no bias."""
 

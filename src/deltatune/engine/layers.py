@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from deltatune.core.errors import AdapterError
 from deltatune.core.site import LayerAdapter, LayerSite
@@ -176,15 +177,25 @@ def original_class(module: nn.Module) -> Any:
     return getattr(type(module), "deltatune_original", type(module))
 
 
+PLAIN = (nn.Linear, Conv1D)
+"""Layers whose forward is x W^T + b and nothing else; quantised ones are classes of their own."""
+
+
 class LayerBase:
     """The base layer in one call: what the innermost adapter sees (see `core.site.Base`)."""
 
-    __slots__ = ("call", "condition", "kind", "module", "name", "x", "y")
+    __slots__ = ("alone", "call", "condition", "kind", "module", "x", "y")
 
     def __init__(
-        self, kind: Kind, module: nn.Module, call: Callable[[Tensor], Tensor], condition: Tensor | None = None
+        self,
+        kind: Kind,
+        module: nn.Module,
+        call: Callable[[Tensor], Tensor],
+        condition: Tensor | None = None,
+        alone: bool = False,
     ) -> None:
         self.kind, self.module, self.call, self.condition = kind, module, call, condition
+        self.alone = alone  # one adapter acts, nobody else will ask for the base's output
         self.x: Tensor | None = None
         self.y: Tensor | None = None
 
@@ -204,6 +215,13 @@ class LayerBase:
         if self.y is None or x is not self.x:
             self.x, self.y = x, self.call(x)
         return self.y
+
+    def plain(self, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """Weight and bias of a linear layer that nothing else is done with."""
+        if not self.alone or original_class(self.module) not in PLAIN or torch.is_autocast_enabled(x.device.type):
+            return None
+        weight = self.weight
+        return (weight, self.bias) if weight.dtype == x.dtype else None
 
     def project(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's own map with another weight."""
@@ -240,6 +258,9 @@ class Covered:
             self.x, self.y = x, self.adapter(x, self.base)
         return self.y
 
+    def plain(self, x: Tensor) -> None:
+        """Never: there is an adapter in between."""
+
     def project(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's own map with another weight."""
         return self.base.project(x, weight)  # type: ignore[no-any-return]
@@ -261,7 +282,7 @@ class FixedBase:
         """Never called: there is no x here."""
         raise AssertionError("a fixed base has tensors, not calls")
 
-    project = expand = __call__
+    project = expand = plain = __call__
 
 
 class RowsBase:
@@ -287,6 +308,9 @@ class RowsBase:
     def __call__(self, x: Tensor) -> Tensor:
         """These rows of what is known, or the base on another input (an adapter that rotates x)."""
         return self.y if x is self.x else self.base.call(x)
+
+    def plain(self, x: Tensor) -> None:
+        """Never: the base has been computed for all rows."""
 
     def project(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's own map with another weight."""

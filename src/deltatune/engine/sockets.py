@@ -60,7 +60,7 @@ class LayerSocket(Socket):
             return call(*args, **kwargs)
         rest = args[1:]
         plain = partial(_first_only, call, rest, kwargs) if rest or kwargs else call
-        base = LayerBase(self.kind, module, plain, self._condition(x))
+        base = LayerBase(self.kind, module, plain, self._condition(x), alone=isinstance(node, str))
         if isinstance(node, str):  # the common case, and the one that must be fast
             key = PREFIX + node
             return self.adapters[key](x, base) if key in self.adapters else base(x)
@@ -99,6 +99,7 @@ class _Mixed:
     def __init__(self, pairs: list[tuple[Any, float]], base: Any) -> None:
         self.pairs, self.base, self.condition = pairs, base, base.condition
         self.project, self.expand = base.project, base.expand
+        self.plain = lambda x: None  # several adapters read the same output
 
     @property
     def weight(self) -> Tensor:

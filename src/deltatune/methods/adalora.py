@@ -26,6 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from deltatune.core.errors import SettingsError
+from deltatune.core.low_rank import changed
 from deltatune.core.method import Can, Placed, Progress, check_rank
 from deltatune.core.site import Base, LayerAdapter, LayerSite
 from deltatune.core.targeted import TargetedMethod, read_targets
@@ -205,20 +206,19 @@ class Triplets(LayerAdapter):
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
 
-    def outer(self, dtype: torch.dtype) -> Tensor:
-        """s P diag(l)."""
-        return (self.lora_B * (self.scale * self.lora_E.mT)).to(dtype)
+    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Q and s P diag(l)."""
+        return self.lora_A.to(dtype), (self.lora_B * (self.scale * self.lora_E.mT)).to(dtype)
 
     def forward(self, x: Tensor, base: Base) -> Tensor:
         """The base's output plus s P diag(l) Q x."""
-        y = base(x)
-        return y + base.expand(base.project(self.dropout(x), self.lora_A.to(y.dtype)), self.outer(y.dtype))
+        return changed(x, base, self.factors, self.dropout)
 
     def merged(self, base: Base) -> tuple[Tensor, Tensor | None]:
         """W + s P diag(l) Q."""
         weight = base.weight
-        change = low_rank.matrix(self.outer(weight.dtype), self.lora_A.to(weight.dtype), weight.shape)
-        return weight + change, base.bias
+        a, b = self.factors(weight.dtype)
+        return weight + low_rank.matrix(b, a, weight.shape), base.bias
 
 
 class AllocatedTriplets(Triplets):

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from deltatune.core.low_rank import LowRankAdapter, LowRankMethod, read_lora_config
+from deltatune.core.low_rank import LowRankAdapter, LowRankMethod, changed, read_lora_config
 from deltatune.core.method import Can
 from deltatune.core.site import Base, LayerSite
 from deltatune.ops import low_rank
@@ -84,20 +84,18 @@ class DoRAAdapter(LowRankAdapter):
 
     def forward(self, x: Tensor, base: Base) -> Tensor:
         """ratio * (W x + s B A x) + b."""
-        y = base(x)
-        a, b = self.lora_A.to(y.dtype), self.lora_B.to(y.dtype)
-        low = base.expand(base.project(self.dropped(x), a), b * self.scale)
+        y = changed(x, base, self.factors, self.dropout)
         channels = (-1, *(1 for _ in range(self.lora_A.dim() - 2)))  # [O] for a matrix, [O, 1, 1] for a convolution
         ratio = self.ratio(base.weight).to(y.dtype).view(channels)
         if base.bias is None:
-            return ratio * (y + low)
+            return ratio * y
         bias = base.bias.view(channels)
-        return ratio * (y - bias + low) + bias
+        return ratio * (y - bias) + bias
 
     def merged(self, base: Base) -> tuple[Tensor, Tensor | None]:
         """m * (W + s B A) / ||W + s B A||, with the bias as it is."""
         weight = base.weight
-        a, b = self.lora_A.to(weight.dtype), self.lora_B.to(weight.dtype)
+        a, b = self.factors(weight.dtype)
         ratio = self.ratio(weight).to(weight.dtype)
         ratio = ratio.view(*ratio.shape, *(1 for _ in range(weight.dim() - ratio.dim())))
-        return ratio * (weight + low_rank.matrix(b * self.scale, a, weight.shape)), base.bias
+        return ratio * (weight + low_rank.matrix(b, a, weight.shape)), base.bias

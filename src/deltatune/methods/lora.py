@@ -81,9 +81,9 @@ class GatedChange(LowRankChange):
     def forward(self, x: Tensor, base: Base) -> Tensor:
         """The base's output plus the gated term."""
         y = base(x)
-        a, b = self.lora_A.to(y.dtype), self.lora_B.to(y.dtype)
+        a, b = self.factors(y.dtype)
         gate = torch.sigmoid(x @ self.gate.to(x.dtype)).unsqueeze(-1)
-        return y + gate * base.expand(base.project(self.dropped(x), a), b * self.scale)
+        return y + gate * base.expand(base.project(self.dropout(x), a), b)
 
     def merged(self, base: Base) -> tuple[Tensor, Tensor | None]:
         """Not possible: the gate depends on the input."""

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from deltatune.core.errors import SettingsError
-from deltatune.core.low_rank import LowRankAdapter, LowRankMethod
+from deltatune.core.low_rank import LowRankAdapter, LowRankMethod, changed
 from deltatune.core.method import Can
 from deltatune.core.site import Base, LayerSite
 from deltatune.ops import low_rank
@@ -117,9 +117,7 @@ class PrincipalAdapter(LowRankAdapter):
 
     def forward(self, x: Tensor, base: Base) -> Tensor:
         """The base's output plus s (B A - B0 A0) x, as one product of rank 2 R."""
-        y = base(x)
-        a, b = self.factors(y.dtype)
-        return y + base.expand(base.project(self.dropped(x), a), b)
+        return changed(x, base, self.factors, self.dropout)
 
     def merged(self, base: Base) -> tuple[Tensor, Tensor | None]:
         """W + s (B A - B0 A0)."""

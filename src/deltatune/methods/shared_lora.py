@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError, SettingsError
+from deltatune.core.low_rank import changed
 from deltatune.core.method import Can, Sites, check_rank
 from deltatune.core.site import Base, LayerAdapter, LayerSite, Shared
 from deltatune.core.targeted import TargetedMethod, read_targets
@@ -234,9 +235,7 @@ class SharedLoRAAdapter(LayerAdapter):
 
     def forward(self, x: Tensor, base: Base) -> Tensor:
         """The base's output plus B A x, computed in the base's dtype."""
-        y = base(x)
-        a, b = self.factors(y.dtype)
-        return y + base.expand(base.project(self.dropout(x), a), b)
+        return changed(x, base, self.factors, self.dropout)
 
     def merged(self, base: Base) -> tuple[Tensor, Tensor | None]:
         """W + B A."""

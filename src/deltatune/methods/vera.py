@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from deltatune.core.errors import SettingsError
+from deltatune.core.low_rank import changed
 from deltatune.core.method import Can, Pace
 from deltatune.core.site import Base, LayerAdapter, LayerSite, Shared
 from deltatune.core.targeted import TargetedMethod, listed
@@ -156,9 +157,7 @@ class VeRAAdapter(LayerAdapter):
 
     def forward(self, x: Tensor, base: Base) -> Tensor:
         """The base's output plus the scaled random product."""
-        y = base(x)
-        a, b = self.factors(y.dtype)
-        return y + base.expand(base.project(self.dropout(x), a), b)
+        return changed(x, base, self.factors, self.dropout)
 
     def merged(self, base: Base) -> tuple[Tensor, Tensor | None]:
         """W + diag(l_b) B diag(l_d) A."""

@@ -1,10 +1,71 @@
 """Products with a low-rank matrix B A, never written out.
 
-Shape legend: O out, I in, R rank, E stacked copies.
+Shape legend: N rows and tokens, O out, I in, R rank, E stacked copies.
 """
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, a_RI: Tensor, b_OR: Tensor) -> Tensor:
+    """W x + b + B A x for x of shape [..., I], by the cheaper order of products.
+
+    >>> x, w, a, b = torch.ones(1, 2), torch.eye(2), torch.ones(1, 2), torch.tensor([[1.0], [3.0]])
+    >>> linear(x, w, None, a, b)
+    tensor([[3., 7.]])
+    """
+    if torch.compiler.is_compiling():  # the compiler fuses separate operations itself
+        return F.linear(x, weight_OI, bias_O) + F.linear(F.linear(x, a_RI), b_OR)
+    if weight_OI.dtype != torch.bfloat16 and _written_out_pays(x.numel() // x.shape[-1], b_OR, a_RI):
+        return F.linear(x, weight_OI + b_OR @ a_RI, bias_O)
+    result: Tensor = _Linear.apply(x, weight_OI, bias_O, a_RI, b_OR)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _written_out_pays(rows: int, b_OR: Tensor, a_RI: Tensor) -> bool:
+    """Whether W + B A costs less than two thin products: a large rank (VeRA's) on a small matrix, for many rows.
+
+    Thin: 4 N R (I + O) for output and dx. Written out: 2 N I O for its gradient, and 6 R I O whatever the rows. Not in
+    bfloat16, where a small change of a weight is rounded away.
+    """
+    (outputs, rank), inputs = b_OR.shape, a_RI.shape[1]
+    return 4 * rows * rank * (inputs + outputs) > 2 * rows * inputs * outputs + 6 * rank * inputs * outputs
+
+
+class _Linear(torch.autograd.Function):
+    """y = x W^T + b + h B^T with h = x A^T;   dx = dy W + (dy B) A,   dA = (dy B)^T x,   dB = dy^T h.
+
+    Against the same in separate operations: one pass less over y and over dx. x is kept for A and W only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+        x_NI = x.reshape(-1, x.shape[-1])
+        h_NR = x_NI @ a.mT
+        y_NO = F.linear(x_NI, weight, bias)
+        y_NO.addmm_(h_NR, b.mT)
+        _, of_weight, _, of_a, of_b = ctx.needs_input_grad
+        ctx.save_for_backward(x_NI if of_weight or of_a else None, h_NR if of_b else None, weight, a, b)
+        ctx.shape = x.shape
+        return y_NO.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x_NI, h_NR, weight, a, b = ctx.saved_tensors
+        of_x, of_weight, of_bias, of_a, of_b = ctx.needs_input_grad
+        dy_NO = gradients[0].reshape(-1, weight.shape[0])
+        dh_NR = dy_NO @ b
+        dx = (dy_NO @ weight).addmm_(dh_NR, a).view(ctx.shape) if of_x else None
+        return (
+            dx,
+            dy_NO.mT @ x_NI if of_weight else None,
+            dy_NO.sum(0) if of_bias else None,
+            dh_NR.mT @ x_NI if of_a else None,
+            dy_NO.mT @ h_NR if of_b else None,
+        )
 
 
 def matrix(b_OR: Tensor, a_RI: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
