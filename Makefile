@@ -1,6 +1,7 @@
 # make demo     train, compare and show the demo (model and data are fetched once)
 # make test     lint, types, tests: what CI runs
 # make check    lint and types only
+# make demo-models the small pretrained models of the examples, up to 20 minutes each
 # make examples every example config whose inputs have been made, minutes each
 # make bench    the benchmarks that need no GPU
 # make gpu      the tests that need a GPU, with the machine's own python3
@@ -11,7 +12,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test check lint types tests examples bench gpu clean
+.PHONY: help demo test check lint types tests demo-models examples bench gpu clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -39,6 +40,9 @@ types: $(STAMP)
 
 tests: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+demo-models: $(STAMP)
+	for file in examples/pretrain/*.py; do $(BIN)/python examples/models.py $$(basename $$file .py) || exit 1; done
 
 examples: $(STAMP)
 	$(BIN)/python -m pytest -m example tests/test_examples.py
