@@ -48,7 +48,9 @@ examples: $(STAMP)
 	$(BIN)/python -m pytest -m example tests/test_examples.py
 
 bench: $(STAMP)
+	$(BIN)/python examples/models.py minilm
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/attach.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trunk.py
 
 gpu:
 	PYTHONPATH=src $(PYTHON) -m pytest -m gpu -p no:cacheprovider tests

@@ -30,6 +30,7 @@ from deltatune.store import adapter as folders
 from deltatune.store.run import RunFolder
 from deltatune.train.loop import Job, Trained, check, train
 from deltatune.train.teacher import Teacher, teacher_of
+from deltatune.train.trunk import kept
 
 logger = logging.getLogger("deltatune")
 
@@ -112,10 +113,11 @@ def _trained(
 ) -> Run:
     task, processor, network = splits.task, loaded.processor, loaded.model
     size = settings.training.per_device_eval_batch_size
-    examples = {name: encode(task, rows, processor) for name, rows in _parts(splits).items()}
+    encoded = {name: encode(task, rows, processor) for name, rows in _parts(splits).items()}
     base = set(adapter.roster.frozen)
     hash_before = exact_hash(network, base)
     network.to("cuda" if torch.cuda.is_available() else "cpu")
+    examples, trunk = kept(adapter, task, processor, encoded, settings.training)
 
     def scored(part: str, *, interval: bool) -> dict[str, Any]:
         return score(network, task, processor, _parts(splits)[part], examples[part], size, interval=interval)
@@ -147,6 +149,7 @@ def _trained(
     save()
     results["adapter_bytes"] = folders.size(folder.adapter)
     results["truncated"] = {name: task.truncated(found) for name, found in examples.items()}
+    results["trunk"] = trunk
     results["base"] = {"sha256_before": hash_before, "sha256_after": exact_hash(network, base)}
     if results["base"]["sha256_before"] != results["base"]["sha256_after"]:
         raise DeltatuneError("the base model's weights changed while training", hint="please report this as a bug")

@@ -173,6 +173,8 @@ class TrainingSettings(Settings):
     """Base in bfloat16: auto means on a GPU that has it."""
     base_dropout: bool = False
     """Keep the dropout of the frozen base while training an adapter."""
+    trunk_cache_gb: Annotated[float, Field(ge=0)] = 2.0
+    """Gigabytes for what leaves the frozen blocks below the lowest trained one, computed once per row; 0: none."""
     gradient_checkpointing: bool = False
     """Recompute activations of each block in backward: less memory, about half more time."""
     eval_steps: Annotated[int, Field(ge=1)] | None = None

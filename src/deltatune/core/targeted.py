@@ -3,7 +3,9 @@
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from deltatune.core.errors import AdapterError, SettingsError
 from deltatune.core.method import Method, Sites, Targets
@@ -17,20 +19,14 @@ class TargetedMethod(Method, ABC):
     """Layers to change: `all-linear`, roles, globs, names or paths."""
     exclude_modules: str | tuple[str, ...] | None = None
     """Layers to leave alone, in the same words."""
-    layers_to_transform: tuple[int, ...] | None = None
-    """Blocks to act in, from 0; none means all."""
+    layers_to_transform: tuple[int, ...] | Annotated[str, Field(pattern="^top-[1-9][0-9]{0,3}$")] | None = None
+    """Blocks to act in, from 0, or `top-2`: the two nearest to the answer; none means all."""
 
     def sites(self, model: Sites) -> Sequence[LayerSite]:
         """The targeted layers; raises `SettingsError` for one that cannot be changed."""
         exclude: Targets = self.exclude_modules
         targeted = model.layers(self.target_modules, exclude)
-        blocks = {site.block for site in targeted}
-        if wrong := [index for index in self.layers_to_transform or () if index not in blocks]:
-            chosen = list(self.layers_to_transform or ())
-            raise SettingsError(f"layers_to_transform={chosen} leaves no targeted layer in block {wrong[0]}")
-        found = [site for site in targeted if self._in_block(site)]
-        if not found:
-            raise SettingsError(f"layers_to_transform={list(self.layers_to_transform or ())} leaves no targeted layer")
+        found = targeted if self.layers_to_transform is None else self._in_blocks(targeted)
         for site in found:
             self.check(site)
         return found
@@ -40,8 +36,29 @@ class TargetedMethod(Method, ABC):
         if site.groups > 1:
             raise SettingsError(f"{self.title} is not possible on the grouped convolution {site.path}")
 
-    def _in_block(self, site: LayerSite) -> bool:
-        return self.layers_to_transform is None or site.block in self.layers_to_transform
+    def _in_blocks(self, targeted: Sequence[LayerSite]) -> list[LayerSite]:
+        """The sites in the chosen blocks; raises `SettingsError` when one of them holds none."""
+        known = {site.block for site in targeted if site.block is not None}
+        chosen = self.layers_to_transform or ()
+        blocks = _top(chosen, known) if isinstance(chosen, str) else list(chosen)
+        said = f"layers_to_transform={chosen if isinstance(chosen, str) else blocks} leaves no targeted layer"
+        if not blocks:
+            raise SettingsError(said)
+        if wrong := [index for index in blocks if index not in known]:
+            raise SettingsError(f"{said} in block {wrong[0]}")
+        return [site for site in targeted if site.block in blocks]
+
+
+def _top(words: str, known: set[int]) -> list[int]:
+    """Blocks nearest to the answer.
+
+    >>> _top("top-2", {0, 1, 2, 3})
+    [2, 3]
+    """
+    count = int(words.removeprefix("top-"))
+    if count > len(known):
+        raise SettingsError(f"layers_to_transform={words}: only {len(known)} blocks hold a targeted layer")
+    return sorted(known)[-count:]
 
 
 def matches(path: str, name: str) -> bool:

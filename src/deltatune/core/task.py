@@ -32,14 +32,17 @@ GROUP = "group"
 CONDITION = "condition"
 """The task's id in an example, and those of all rows in a batch."""
 
+TRUNK = "trunk"
+"""The number under which the hidden states of an example are kept, and those of all rows in a batch."""
+
 
 def inputs_of(batch: Batch) -> Batch:
     """What the model itself is called with.
 
-    >>> inputs_of({"pixel_values": 1, "labels": 2, "labels_boxes": 3, "condition": 4})
+    >>> inputs_of({"pixel_values": 1, "labels": 2, "labels_boxes": 3, "condition": 4, "trunk": 5})
     {'pixel_values': 1}
     """
-    return {name: tensor for name, tensor in batch.items() if not name.startswith(LABELS) and name != CONDITION}
+    return {n: tensor for n, tensor in batch.items() if not n.startswith(LABELS) and n not in (CONDITION, TRUNK)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deltatune.core.task import CONDITION, Batch, Example, Task
+from deltatune.core.task import CONDITION, TRUNK, Batch, Example, Task
 
 BUCKET = 50
 """Batches whose rows are sorted together: enough to waste little padding, few enough to stay random."""
@@ -90,8 +90,9 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def collate(task: Task, examples: Sequence[Example], processor: Any) -> Batch:
-    """The task's batch, with the task ids of the rows where many tasks are trained."""
+    """The task's batch, with task ids of the rows and numbers of their kept hidden states, where they have any."""
     batch = task.collate(examples, processor)
-    if CONDITION in examples[0]:
-        batch[CONDITION] = torch.tensor([example[CONDITION] for example in examples])
+    for name in (CONDITION, TRUNK):
+        if all(name in example for example in examples):
+            batch[name] = torch.tensor([example[name] for example in examples])
     return batch

@@ -1,11 +1,11 @@
-"""Conditions: the task ids of a batch, told to the adapters that act."""
+"""Conditions: what a batch says besides its inputs, told to the model: task ids, and hidden states that are known."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
-from deltatune.core.task import CONDITION, Batch
+from deltatune.core.task import CONDITION, TRUNK, Batch
 from deltatune.engine.compose import names
 from deltatune.engine.handle import Handle
 from deltatune.engine.roster import roster_of
@@ -13,7 +13,7 @@ from deltatune.engine.roster import roster_of
 
 @contextmanager
 def told(model: nn.Module, batch: Batch) -> Iterator[None]:
-    """Inside the block the rows have the batch's conditions, when it has any.
+    """Inside the block the rows have the batch's conditions, and skip the trunk where it is known for them.
 
     Raises `AdapterError` for a condition that an active adapter cannot have.
     """
@@ -21,4 +21,7 @@ def told(model: nn.Module, batch: Batch) -> Iterator[None]:
         if CONDITION in batch:
             for name in dict.fromkeys(names(roster_of(model).active)):
                 stack.enter_context(Handle(model, name).conditioned(batch[CONDITION]))
+        trunk = roster_of(model).trunk
+        if TRUNK in batch and trunk is not None:
+            stack.enter_context(trunk.replaying(batch))
         yield

@@ -59,6 +59,8 @@ class Roster:
     """What the last detach must put back besides (an attention function, for one)."""
     frame: dict[Any, Any] = field(default_factory=dict)
     """Tensors tapped in the running forward pass."""
+    trunk: Any = None
+    """The frozen blocks that need not run (`engine.trunk.Trunk`), once their output is kept."""
 
     def require(self, name: str) -> Attached:
         """The adapter of this name; raises `AdapterError` with near names."""

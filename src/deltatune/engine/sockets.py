@@ -265,6 +265,7 @@ ORDER = (
     "reader",
     "block",
     "checkpoint",
+    "trunk",
     "padding",
     "side",
     "loss",

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 
 from deltatune.core.config import DistillationSettings
 from deltatune.core.errors import SettingsError
+from deltatune.core.label_loss import IGNORED
 from deltatune.core.task import Batch, Task, inputs_of
 from deltatune.data.batch import collate
 from deltatune.ops import distillation as losses
 from deltatune.train.teacher import Teacher, asleep
-
-IGNORED = -100
-"""Label of positions without supervision."""
 
 
 class Distillation:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from deltatune.core.errors import DeltatuneError
-from deltatune.core.task import Batch, Example, inputs_of
+from deltatune.core.task import TRUNK, Batch, Example, inputs_of
 from deltatune.data.batch import collate
 from deltatune.engine.conditions import told
 from deltatune.train.distill import Distillation
@@ -85,7 +85,9 @@ def _share(job: Job, accelerator: Accelerator, number: int, rows: Sequence[int])
 
 def _augmented(job: Job, number: int, row: int) -> Example:
     """A row as it is shown at this step: the same after a resume, whatever the batches and processes."""
-    return job.task.augment(job.examples[row], np.random.default_rng((job.settings.seed, number, row)))
+    example = job.examples[row]
+    shown = job.task.augment(example, np.random.default_rng((job.settings.seed, number, row)))
+    return shown if shown is example else {name: value for name, value in shown.items() if name != TRUNK}
 
 
 def _units(accelerator: Accelerator, own: int) -> int:
