@@ -42,6 +42,9 @@ def copy_strictly(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) ->
             if t.shape != target[n].shape
         ],
     )
+    _refuse(
+        "holds whole numbers", [n for n, t in source.items() if target[n].is_floating_point() > t.is_floating_point()]
+    )
     _refuse("has values that are not finite", [n for n, t in source.items() if not bool(torch.isfinite(t).all())])
     with torch.no_grad():
         for name, tensor in target.items():

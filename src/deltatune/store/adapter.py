@@ -17,9 +17,10 @@ from deltatune.core import registry
 from deltatune.core.errors import AdapterError, did_you_mean
 from deltatune.core.method import AdapterFile, Method
 from deltatune.core.site import Site
+from deltatune.core.targeted import listed
 from deltatune.store import adapterhub, atomic, peft_keys
 from deltatune.store.card import card
-from deltatune.store.files import parsed, read_tensors
+from deltatune.store.files import parsed, read_json, read_tensors
 
 CONFIG, WEIGHTS, PARTS = "adapter_config.json", "adapter_model.safetensors", "parts"
 FORMAT = 1
@@ -137,7 +138,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise AdapterError(
             f"{folder} has no {WEIGHTS}", hint="pickle files (.bin, .pt) are never loaded: convert them to safetensors"
         )
-    return parsed(path.read_text(encoding="utf-8"), path)
+    return read_json(path)
 
 
 def _with_saved(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -145,7 +146,9 @@ def _with_saved(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dic
 
     peft lists heads that the model may not have, and takes a name for the end of another (`pre_classifier`).
     """
-    names = tuple(config.get("modules_to_save") or ())
+    names = tuple(listed(config.get("modules_to_save")))
+    if any(not isinstance(name, str) for name in names):
+        raise AdapterError(f"{CONFIG}: modules_to_save {str(names)[:80]} are not names")
     found: dict[str, None] = {}
     for key in tensors:
         parts = key.removeprefix(peft_keys.ROOT).removeprefix("base_model.").split(".")
@@ -162,7 +165,10 @@ def _method(config: Mapping[str, Any], extra: Mapping[str, Any], folder: Path) -
     if extra:
         if extra.get("format") != FORMAT:
             raise AdapterError(f"{folder} was written by a newer deltatune (format {extra.get('format')})")
-        return registry.method(str(extra.get("type")), **extra.get("settings", {}))
+        settings = extra.get("settings", {})
+        if not isinstance(settings, dict):
+            raise AdapterError(f"{folder}: the settings in {WEIGHTS} are {type(settings).__name__}, no mapping")
+        return registry.method(str(extra.get("type")), **settings)
     for cls in registry.methods().values():
         found = cls.from_peft(config)
         if found is not None:

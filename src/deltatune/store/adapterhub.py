@@ -27,7 +27,7 @@ from deltatune.store import adapterhub_config as configs
 from deltatune.store import adapterhub_keys as keys
 from deltatune.store import adapterhub_prompts as prompts
 from deltatune.store import atomic
-from deltatune.store.files import parsed, read_tensors
+from deltatune.store.files import read_json, read_tensors
 
 logger = logging.getLogger("deltatune")
 
@@ -47,7 +47,7 @@ def is_folder(path: Path) -> bool:
     if not (path / CONFIG).is_file():
         return False
     try:
-        config = parsed((path / CONFIG).read_text(encoding="utf-8"), path)
+        config = read_json(path / CONFIG)
     except (AdapterError, UnicodeDecodeError):
         return False
     return isinstance(config.get("config"), dict) and "peft_type" not in config
@@ -222,7 +222,7 @@ def _head(folder: Path) -> dict[str, Tensor]:
 
 def _fusion_in(folder: Path) -> Path:
     """The fusion of a setup; raises `AdapterError` for other compositions."""
-    setup = parsed((folder / SETUP).read_text(encoding="utf-8"), folder / SETUP).get("adapter_setup")
+    setup = read_json(folder / SETUP).get("adapter_setup")
     kind = setup.get("type") if isinstance(setup, dict) else None
     found = [path.parent for path in sorted(folder.glob(f"*/{FUSION_CONFIG}"))]
     if kind != "Fuse" or len(found) != 1:
@@ -249,7 +249,7 @@ def _list_of(value: Any, kind: type) -> list[Any]:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    about = parsed(path.read_text(encoding="utf-8"), path)
+    about = read_json(path)
     if not isinstance(about.get("config"), dict):
         raise AdapterError(f"{path}: has no config")
     return about
