@@ -91,7 +91,6 @@ def _run(settings: RunSettings, *, resume: bool, quiet: bool) -> Run:
     adapter = _attached(loaded, _fitting(chosen, loaded, splits.task), settings.training.seed)
     teacher = teacher_of(settings.training.distillation, splits.task, loaded, adapter, splits.train)
 
-
     def begin() -> None:
         folder.open(resolved, resume=resume)
         folder.write_rejected([row.as_json() for row in splits.rejected])
