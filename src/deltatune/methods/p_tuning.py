@@ -147,8 +147,9 @@ class Encoder(nn.Module):
             self.mlp = nn.Sequential(*steps)
 
     def forward(self) -> Tensor:
-        """P [P, D]."""
-        prompt: Tensor = self.mlp(self._both_ways() if len(self.recurrent) else self.embeddings)
+        """P [P, D], in float32 under autocast too: not every processor has an LSTM of less, and P is small."""
+        with torch.autocast(self.embeddings.device.type, enabled=False):
+            prompt: Tensor = self.mlp(self._both_ways() if len(self.recurrent) else self.embeddings)
         return prompt
 
     def _both_ways(self) -> Tensor:
