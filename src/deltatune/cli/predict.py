@@ -50,8 +50,14 @@ def _answer(answer: dict[str, Any]) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
+        return ", ".join(map(_entry, value)) or "none"
     return str(value)
+
+
+def _entry(value: Any) -> str:
+    """A name; of a span its text and its type."""
+    named = [str(value[name]) for name in ("text", "label") if name in value] if isinstance(value, dict) else []
+    return " ".join(named) or str(value)
 
 
 def _probabilities(answer: dict[str, Any]) -> str:

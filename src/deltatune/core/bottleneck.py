@@ -71,7 +71,8 @@ class BottleneckMethod(Method, ABC):
     def sites(self, model: Sites) -> Sequence[SublayerSite | ParameterSite]:
         """The sublayers, and the norms when they are trained; raises `SettingsError` when nothing is left."""
         found = model.sublayers(self.sublayers or SUBLAYERS[self.placement])
-        blocks = list(dict.fromkeys((site.stack, site.block) for site in model.sublayers(("attention", "mlp"))))
+        every = model.sublayers(("attention", "mlp")) if self.leave_out else ()  # not every model has both places
+        blocks = list(dict.fromkeys((site.stack, site.block) for site in every))
         if wrong := [index for index in self.leave_out if index >= len(blocks)]:
             raise SettingsError(
                 f"leave_out names block {wrong[0]} and this model has {len(blocks)} (0..{len(blocks) - 1})"

@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ class Classification(Task):
         unknown = [name for name in names(value) if name not in self.labels]
         return f"label is unknown ({unknown[0]!r})" if unknown else None
 
-    def fit(self, rows: Sequence[Row]) -> "Classification":
+    def fit(self, rows: Sequence[Row]) -> Self:
         """Kind of problem, names and weights of the classes or scale of the numbers, from the training rows."""
         values = [row["label"] for row in rows]
         problem = problem_of(values) if self.problem == "auto" else self.problem

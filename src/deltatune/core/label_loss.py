@@ -10,9 +10,17 @@ Paper: Lin et al. 2017 (arXiv 1708.02002, eq. 5); Szegedy et al. 2016 (arXiv 151
 import torch.nn.functional as F
 from torch import Tensor
 
+IGNORED = -100
+"""Label of what counts nothing."""
+
 
 def single(
-    logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor | None, gamma: float, smoothing: float, ignored: int = -100
+    logits_BC: Tensor,
+    labels_B: Tensor,
+    weights_C: Tensor | None,
+    gamma: float,
+    smoothing: float,
+    ignored: int = IGNORED,
 ) -> Tensor:
     """Sum over the rows; rows labelled `ignored` count nothing."""
     losses = F.cross_entropy(

@@ -64,6 +64,8 @@ def padded(tokenizer: Any, examples: Sequence[Example]) -> Batch:
 def _positions(network: Any) -> int:
     """The most tokens the model has positions for; RoBERTa-type models lose those up to the padding index."""
     positions = getattr(network.config, "max_position_embeddings", None) or 1 << 20
+    if positions < 0:  # XLNet: as many as there are tokens
+        return 1 << 20
     embeddings = getattr(network.base_model, "embeddings", None)
     padding = getattr(embeddings, "padding_idx", None)
     return int(positions) - (padding + 1 if padding is not None else 0)

@@ -1,6 +1,6 @@
 """Read: rows of a file with the place each came from.
 
-CSV and TSV, JSON and JSON lines, Parquet, a folder of files, one file of pixels, sound or points, or a name that
+CSV and TSV, JSON and JSON lines, Parquet, CoNLL, a folder of files, one file of pixels, sound or points, or a name that
 `datasets` knows. A row that cannot be read is a problem of that row,
 with its line; a file that cannot be read is a `DataError`.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.core.errors import DataError, did_you_mean
+from deltatune.data.conll import conll
 from deltatune.data.folders import MEDIA, class_folders, one_file
 from deltatune.data.table import Record, Table
 
@@ -184,5 +185,8 @@ READERS: dict[str, Callable[[Path], Table]] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".parquet": _parquet,
+    ".conll": conll,
+    ".bio": conll,
+    ".txt": conll,
     **dict.fromkeys(sorted(MEDIA), one_file),
 }

@@ -7,16 +7,18 @@ metrics    accuracy, macro F1, Matthews, confusion; micro F1, subset accuracy; P
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
+import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from transformers import AutoModelForSequenceClassification
 
 from deltatune.core import tokens
 from deltatune.core.classification import Classification
 from deltatune.core.pretrained import pretrained
 from deltatune.core.task import Batch, Column, Example, Loaded, Row
+from deltatune.core.text_augmentation import Synonyms, TextAugmentation, augmented, movable
 
 
 class TextClassification(Classification):
@@ -36,6 +38,10 @@ class TextClassification(Classification):
 
     max_length: Annotated[int, Field(ge=2)] = 256
     """Longest text in tokens; what is cut off is counted."""
+    augmentation: TextAugmentation | None = None
+    """Vary the training texts: words left out, swapped, replaced by synonyms."""
+
+    _synonyms: Synonyms = PrivateAttr(default_factory=dict)
 
     def check_input(self, row: Row) -> str | None:
         """An empty text, or a text that is none."""
@@ -48,6 +54,12 @@ class TextClassification(Classification):
             if not value.strip():
                 return f"{word} is empty"
         return None
+
+    def fit(self, rows: Sequence[Row]) -> Self:
+        """Kind of problem and classes, from the training rows; the synonyms of the augmentation."""
+        fitted = super().fit(rows)
+        fitted._synonyms = self.augmentation.read() if self.augmentation else {}
+        return fitted
 
     def load(self, model: str, dtype: Any = None) -> Loaded:
         """The classifier and its tokenizer; modules the checkpoint lacks are reported as new."""
@@ -62,8 +74,15 @@ class TextClassification(Classification):
         """Token ids, cut to the length limit; the label as the model's output index or vector."""
         texts, pairs = [row["text"] for row in rows], [row.get("text_pair") for row in rows]
         examples = tokens.encode(processor, texts, pairs, self.max_length)
+        if self.augmentation is not None:
+            limit = min(self.max_length, tokens.longest(processor))
+            examples = movable(processor, examples, list(zip(texts, pairs, strict=True)), self._synonyms, limit)
         labels = [{"label": self.target(row["label"])} if "label" in row else {} for row in rows]
         return [{**example, **label} for example, label in zip(examples, labels, strict=True)]
+
+    def augment(self, example: Example, generator: np.random.Generator) -> Example:
+        """The text with its words varied, where that is asked for."""
+        return example if self.augmentation is None else augmented(example, self.augmentation, generator)
 
     def collate(self, examples: Sequence[Example], processor: Any) -> Batch:
         """Padded to the longest text, rounded up to a multiple of 8 within the model's limit."""
