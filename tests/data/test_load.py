@@ -67,6 +67,19 @@ def test_too_many_bad_rows_stop_with_places_and_reasons(tmp_path):
         loaded(tmp_path, [*rows(40), *[{"text": " ", "label": "good"}] * 3])
 
 
+def test_repeated_rows_whose_labels_disagree_are_counted_apart(tmp_path):
+    with pytest.raises(DataError, match=r"\(2 x same input, 1 x same input with another label\)"):
+        loaded(tmp_path, [*rows(40), *rows(2), {"text": "sentence number 5", "label": "good"}])
+
+
+def test_what_makes_two_rows_the_same_input_is_the_tasks_to_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(TASK), "identity", lambda self, row: row["text"])
+    found = loaded(tmp_path, [*rows(40), {"text": "SENTENCE number 1", "label": "bad"}])
+    assert not found.rejected
+    with pytest.raises(DataError, match="2 rows of validation or test stand in the training rows"):
+        loaded(tmp_path, rows(), test=save(tmp_path / "test.jsonl", [*rows(2), {"text": "SENTENCE", "label": "bad"}]))
+
+
 def test_an_unknown_label_in_the_test_file_is_rejected(tmp_path):
     test = save(tmp_path / "test.jsonl", [*rows(10, start=200), {"text": "odd", "label": "gud"}])
     with pytest.raises(DataError, match=r"test.jsonl:11: label is unknown \('gud'\)"):

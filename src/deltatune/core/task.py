@@ -133,6 +133,10 @@ class Task(Settings, ABC):
         """Rows of the task from good rows of a file, where they are not one to one (the items of a user, windows)."""
         return list(rows)
 
+    def identity(self, row: Row) -> Hashable:
+        """What two rows with the same input have in common; white space and case do not count in texts."""
+        return tuple(" ".join(str(row.get(word)).split()).casefold() for word in self.key)
+
     def sketch(self, row: Row) -> Collection[Hashable]:
         """Features of the input; two rows that share nearly all of them are near-duplicates."""
         words = " ".join(str(row.get(word) or "") for word in self.key).casefold().split()

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def check(table: Table, columns: Mapping[str, str], task: Task) -> Checked:
     """Every row of a table; the second of two rows with the same input is rejected."""
     kept: list[Placed] = []
     rejected: list[Rejected] = []
-    seen: dict[Any, Placed] = {}
+    seen: dict[Hashable, Placed] = {}
     for record in table.records:
         row = row_of(record, columns, task)
         wrong = record.problem or _missing(row, task, columns) or task.check(row) or check_task(row, task)
@@ -93,7 +93,7 @@ def _missing(row: Row, task: Task, columns: Mapping[str, str]) -> str | None:
     return None
 
 
-def _repeated(row: Row, task: Task, seen: Mapping[Any, Placed]) -> str | None:
+def _repeated(row: Row, task: Task, seen: Mapping[Hashable, Placed]) -> str | None:
     first = seen.get(key(row, task))
     if first is None:
         return None
@@ -101,10 +101,9 @@ def _repeated(row: Row, task: Task, seen: Mapping[Any, Placed]) -> str | None:
     return f"same input as line {first.line}" + (", with another label" if other else "")
 
 
-def key(row: Row, task: Task) -> Any:
-    """What makes two rows the same input: white space and case do not; of two tasks they are two."""
-    own = (name_of(row),) if TASK in row else ()
-    return own + tuple(" ".join(str(row.get(word)).split()).casefold() for word in task.key)
+def key(row: Row, task: Task) -> Hashable:
+    """What makes two rows the same input, as the task says; of two tasks they are two."""
+    return (name_of(row) if TASK in row else None, task.identity(row))
 
 
 def summary(rejected: Sequence[Rejected], read: int) -> str:
@@ -116,7 +115,9 @@ def summary(rejected: Sequence[Rejected], read: int) -> str:
 
 
 def _kind(reason: str) -> str:
-    return "same input" if reason.startswith("same input") else reason.partition(" (")[0].partition(":")[0]
+    if reason.startswith("same input"):
+        return "same input with another label" if reason.endswith("another label") else "same input"
+    return reason.partition(" (")[0].partition(":")[0]
 
 
 def gate(checked: Checked, largest_share: float) -> None:
