@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from deltatune.core.config import DataSettings
 from deltatune.core.errors import DataError
 from deltatune.core.registry import task
-from deltatune.data.load import load
+from deltatune.data.check import Placed
+from deltatune.data.load import load, rows_of
+from deltatune.data.read import read
 from deltatune.data.split import sample, split
+from deltatune.tasks.text_classification import TextClassification
 
 TASK = task("text-classification")
 
@@ -152,3 +155,49 @@ def test_numbers_are_stratified_by_deciles():
 
 def test_a_sample_of_everything_is_everything():
     assert sample([1, 2, 3], 9, seed=0) == [1, 2, 3]
+
+
+class Wide(TextClassification):
+    """Reads every column, and rows may repeat."""
+
+    rest = "others"
+    repeats = True
+    key = ("text", "others")
+
+
+WIDE = [{"text": f"t {i % 30}", "kind": "good" if i % 2 else "bad", "age": i % 30, "group": i} for i in range(60)]
+
+
+def test_all_other_columns_arrive_as_one_mapping(tmp_path):
+    settings = DataSettings(
+        train=save(tmp_path / "train.jsonl", [*WIDE, {"text": "t", "kind": "good"}]),
+        columns={"label": "kind"},
+        group_column="group",
+        max_rejected=0.5,
+    )
+    found = load(settings, Wide(), tmp_path)
+    assert found.train[0]["others"] == {"age": WIDE[0]["age"]}
+    assert {"text", "label", "group", "others"} == set(found.train[0])
+
+
+def test_rows_that_may_repeat_are_kept_and_their_overlap_is_a_warning(tmp_path, caplog):
+    settings = DataSettings(train=save(tmp_path / "train.jsonl", WIDE), columns={"label": "kind", "text": "text"})
+    for row in (found := load(settings, Wide(), tmp_path)).train:
+        assert set(row["others"]) == {"age", "group"}
+    assert found.rejected == []
+    same = [{name: row[name] for name in ("text", "kind", "age")} for row in WIDE]
+    settings = settings.model_copy(update={"train": save(tmp_path / "same.jsonl", same)})
+    found = load(settings, Wide(), tmp_path)
+    assert len(found.train) + len(found.validation) + len(found.test) == 60
+    assert "stand in the training rows too" in caplog.text
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_rows_to_predict_need_no_label_and_never_show_it(tmp_path, labelled):
+    plain = [{"text": "a", "age": 3, **({"kind": "good"} if labelled else {})}]
+    table = read(save(tmp_path / "new.jsonl", plain), tmp_path)
+    (place,) = rows_of(table, Wide(), {"label": "kind"}, labelled=False)
+    assert isinstance(place, Placed) and place.row == {"text": "a", "others": {"age": 3}}
+    if not labelled:
+        with pytest.raises(DataError, match="no column 'kind'"):
+            rows_of(table, Wide(), {"label": "kind"}, labelled=True)

@@ -20,11 +20,16 @@ def run(json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = 
         (
             t["type"],
             t["title"],
-            ", ".join(c["names"][0] + ("" if c["required"] else " (optional)") for c in t["capabilities"]["columns"]),
+            ", ".join(_columns(t["capabilities"])),
         )
         for t in listed
     ]
     show.table("Tasks", ("task", "what is learned", "columns"), rows)
+
+
+def _columns(capabilities: Any) -> list[str]:
+    named = [c["names"][0] + ("" if c["required"] else " (optional)") for c in capabilities["columns"]]
+    return [*named, "all others"] if capabilities["rest"] else named
 
 
 def _described(cls: Any) -> dict[str, Any]:
@@ -32,6 +37,6 @@ def _described(cls: Any) -> dict[str, Any]:
     return {
         "type": cls.type,
         "title": cls.title,
-        "capabilities": {"columns": columns, "key": list(cls.key)},
+        "capabilities": {"columns": columns, "rest": cls.rest, "key": list(cls.key)},
         "settings": settings(cls),
     }

@@ -89,6 +89,10 @@ class Task(Settings, ABC):
     """The column that splits are stratified by."""
     key: ClassVar[tuple[str, ...]]
     """The columns that make two rows the same input; duplicates and overlap are found by them."""
+    rest: ClassVar[str | None] = None
+    """Word under which all columns that no other word matches arrive as one mapping; None: they are not read."""
+    repeats: ClassVar[bool] = False
+    """Rows may have the same input by nature (few columns of few values): repeats are kept, overlap is a warning."""
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
     """Metrics where less is more."""
     peft_task: ClassVar[str | None] = None

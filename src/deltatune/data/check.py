@@ -9,6 +9,7 @@ from typing import Any
 
 from deltatune.core.errors import DataError
 from deltatune.core.task import TASK, Row, Task
+from deltatune.data.columns import rest
 from deltatune.data.table import Record, Table
 from deltatune.data.tasks import check_task, name_of
 
@@ -59,14 +60,15 @@ class Checked:
 
 
 def check(table: Table, columns: Mapping[str, str], task: Task) -> Checked:
-    """Every row of a table; the second of two rows with the same input is rejected."""
+    """Every row of a table; the second of two rows with the same input is rejected, unless the task says otherwise."""
+    others = rest(table, columns, task)
     kept: list[Placed] = []
     rejected: list[Rejected] = []
     seen: dict[Hashable, Placed] = {}
     for record in table.records:
-        row = row_of(record, columns, task)
+        row = row_of(record, columns, task, others)
         wrong = record.problem or _missing(row, task, columns) or task.check(row) or check_task(row, task)
-        wrong = wrong or _repeated(row, task, seen)
+        wrong = wrong or (None if task.repeats else _repeated(row, task, seen))
         if wrong is not None:
             rejected.append(Rejected(record.file, record.line, wrong, record.values))
             continue
@@ -76,9 +78,11 @@ def check(table: Table, columns: Mapping[str, str], task: Task) -> Checked:
     return Checked(kept, rejected)
 
 
-def row_of(record: Record, columns: Mapping[str, str], task: Task) -> dict[str, Any]:
-    """A record under the task's words; paths are relative to the folder of its file."""
+def row_of(record: Record, columns: Mapping[str, str], task: Task, others: Sequence[str]) -> dict[str, Any]:
+    """A record under the task's words, with the columns `others` in one mapping; paths are relative to its file."""
     row = {word: record.values.get(name) for word, name in columns.items()}
+    if task.rest is not None:
+        row[task.rest] = {name: record.values.get(name) for name in others}
     for word, column in task.columns.items():
         value = row.get(word)
         if column.path and isinstance(value, str) and value:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from deltatune.core.errors import DataError, did_you_mean
-from deltatune.core.task import Column
+from deltatune.core.task import Column, Task
 from deltatune.data.table import Table
 
 
@@ -17,12 +17,12 @@ def match(
     for word, column in given.items():
         if word not in wanted:
             raise DataError(f"data.columns.{word}: the task has no such word", hint=did_you_mean(word, wanted))
-        if column not in table.columns:
+        if column not in table.columns and (labelled or word != "label"):
             raise DataError(
                 f"{table.file} has no column {column!r} (data.columns.{word})", hint=did_you_mean(column, table.columns)
             )
     by_lower = {name.lower(): name for name in reversed(table.columns)}
-    found = dict(given)
+    found = {word: column for word, column in given.items() if column in table.columns}
     for word, known_as in wanted.items():
         if word in found:
             continue
@@ -36,3 +36,8 @@ def match(
                 hint=f"name it: data: {{columns: {{{word}: {' or '.join(free[:3]) or '...'}}}}}",
             )
     return found
+
+
+def rest(table: Table, matched: Mapping[str, str], task: Task) -> tuple[str, ...]:
+    """The columns that no word has matched, where the task reads them too."""
+    return () if task.rest is None else tuple(name for name in table.columns if name not in matched.values())

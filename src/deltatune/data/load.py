@@ -13,7 +13,7 @@ from deltatune.core.division import by_group
 from deltatune.core.errors import DataError
 from deltatune.core.task import GROUP, TASK, Row, Task
 from deltatune.data.check import Checked, Placed, Rejected, check, gate, overlap, row_of
-from deltatune.data.columns import match
+from deltatune.data.columns import match, rest
 from deltatune.data.near import near
 from deltatune.data.read import read
 from deltatune.data.split import sample, split
@@ -63,9 +63,11 @@ def load(data: DataSettings, task: Task, folder: Path) -> Splits:
 def rows_of(table: Table, task: Task, columns: Mapping[str, str], *, labelled: bool) -> list[Placed | Rejected]:
     """Every row of a table for a fitted task, good or rejected; unlike training rows they may repeat."""
     names = _columns(table, task, columns, task.many.column if task.many else None, labelled)
+    read = {word: name for word, name in names.items() if labelled or word != task.label}
+    others = rest(table, names, task)
     found: list[Placed | Rejected] = []
     for record in table.records:
-        row = row_of(record, {word: name for word, name in names.items() if labelled or word != task.label}, task)
+        row = row_of(record, read, task, others)
         wrong = record.problem or task.check(row) or check_task(row, task)
         good = wrong is None
         found.append(
@@ -149,7 +151,7 @@ def _check_overlap(places: Mapping[str, Sequence[Placed]], task: Task, data: Dat
     if not found:
         return
     text = f"{len(found)} rows of validation or test stand in the training rows too: {'; '.join(found[:3])}"
-    if not data.allow_overlap:
+    if not (data.allow_overlap or task.repeats):
         raise DataError(text, hint="take them out, or accept it with data.allow_overlap: true")
     logger.warning("%s", text)
 
