@@ -88,7 +88,7 @@ def _run(settings: RunSettings, *, resume: bool, quiet: bool) -> Run:
     splits = load_splits(settings.data, task, Path.cwd())
     set_seed(settings.training.seed)
     loaded = splits.task.load(settings.model, base_dtype(settings.training.bf16))
-    adapter = _attached(loaded, _fitting(chosen, loaded, splits.task), settings.training.seed)
+    adapter = _attached(loaded, splits.task, _fitting(chosen, loaded, splits.task), settings.training.seed)
     teacher = teacher_of(settings.training.distillation, splits.task, loaded, adapter, splits.train)
 
     def begin() -> None:
@@ -191,13 +191,13 @@ def _parts(splits: Splits) -> dict[str, list[Row]]:
     return {"train": splits.train, "validation": splits.validation, "test": splits.test}
 
 
-def _attached(loaded: Loaded, chosen: Method, seed: int) -> Adapter:
-    """The adapter with the head: what the checkpoint lacks must be trained, and the head belongs to the task."""
+def _attached(loaded: Loaded, task: Task, chosen: Method, seed: int) -> Adapter:
+    """The adapter with what the checkpoint lacks, which must be trained, and the head where it belongs to the task."""
     choose_attention(loaded.model)
     names = [_read(loaded.model, source) if Path(source).is_dir() else source for source in chosen.reads()]
     chosen = chosen.reading(names) if names else chosen
-    anatomy = roster_of(loaded.model).anatomy
-    whole = chosen.modules_to_save or tuple(dict.fromkeys((*loaded.new, *anatomy.heads)))
+    heads = roster_of(loaded.model).anatomy.heads if task.trains_head else ()
+    whole = chosen.modules_to_save or tuple(dict.fromkeys((*loaded.new, *heads)))
     return attach(loaded.model, chosen.model_copy(update={"modules_to_save": whole or None}), seed=seed)
 
 

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from deltatune.core.config import DataSettings
 from deltatune.core.errors import DataError
 from deltatune.core.registry import task
+from deltatune.core.task import Column
 from deltatune.data.check import Placed
+from deltatune.data.columns import match
 from deltatune.data.load import load, rows_of
 from deltatune.data.read import read
 from deltatune.data.split import sample, split
+from deltatune.data.table import Table
 from deltatune.tasks.text_classification import TextClassification
 
 TASK = task("text-classification")
@@ -111,6 +114,13 @@ def test_a_wrong_column_shows_the_line_to_write(tmp_path, columns, message):
     records = [{"review_text": f"a {i}", "stars": "x"} for i in range(5)]
     with pytest.raises(DataError, match=message):
         loaded(tmp_path, records, columns=columns)
+
+
+def test_the_label_may_be_missing_from_rows_to_predict_whatever_it_is_called():
+    table, wanted = Table("f", ("source",), []), {word: Column((word,)) for word in ("source", "target")}
+    assert match(table, wanted, {}, unlabelled="target") == {"source": "source"}
+    with pytest.raises(DataError, match="no column for 'target'"):
+        match(table, wanted, {})
 
 
 def test_columns_are_found_by_their_usual_names_whatever_the_case(tmp_path):

@@ -3,7 +3,8 @@
 The same loop, run folder, report and commands serve every task; a task file holds what is its own.
 
     rows of files --check--> good rows --divide or compose--> rows of the parts --fit--> the fitted task
-    rows --encode--> examples (--augment-->) --collate--> batch --run--> output --loss--> scalar, --read--> answers
+    rows --encode--> examples (--augment-->) --collate--> batch --run--> output --loss--> scalar
+                                                        output (--decode-->) --read--> answers
                                                                       answers + rows --score--> metrics
 """
 
@@ -97,6 +98,8 @@ class Task(Settings, ABC):
     """Metrics where less is more."""
     peft_task: ClassVar[str | None] = None
     """`task_type` of the adapter file."""
+    trains_head: ClassVar[bool] = True
+    """The model's head is trained whole with every method; false where it is the vocabulary of the base."""
     resamples: ClassVar[int] = 1000
     """Draws of the bootstrap behind the interval of the main metric; fewer where `score` is slow."""
 
@@ -173,6 +176,10 @@ class Task(Settings, ABC):
     @abstractmethod
     def weight(self, batch: Batch) -> int:
         """Number of supervised units (rows, tokens): what accumulated losses are averaged over."""
+
+    def decode(self, output: Any, processor: Any) -> Any:
+        """The output with tokens turned into texts by the processor, for tasks whose answers are texts."""
+        return output
 
     @abstractmethod
     def read(self, output: Any, batch: Batch) -> list[dict[str, Any]]:

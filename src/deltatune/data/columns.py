@@ -8,16 +8,16 @@ from deltatune.data.table import Table
 
 
 def match(
-    table: Table, wanted: Mapping[str, Column], given: Mapping[str, str], labelled: bool = True
+    table: Table, wanted: Mapping[str, Column], given: Mapping[str, str], unlabelled: str | None = None
 ) -> dict[str, str]:
     """Task's word -> column name; raises `DataError` with the line of settings that would help.
 
-    Without `labelled`, the label may be missing (rows to predict).
+    `unlabelled` is the word that may be missing where rows are to be predicted.
     """
     for word, column in given.items():
         if word not in wanted:
             raise DataError(f"data.columns.{word}: the task has no such word", hint=did_you_mean(word, wanted))
-        if column not in table.columns and (labelled or word != "label"):
+        if column not in table.columns and word != unlabelled:
             raise DataError(
                 f"{table.file} has no column {column!r} (data.columns.{word})", hint=did_you_mean(column, table.columns)
             )
@@ -29,7 +29,7 @@ def match(
         name = next((by_lower[known] for known in known_as.words if known in by_lower), None)
         if name is not None and name not in found.values():
             found[word] = name
-        elif known_as.required and (labelled or word != "label"):
+        elif known_as.required and word != unlabelled:
             free = [name for name in table.columns if name not in found.values()]
             raise DataError(
                 f"{table.file} has no column for {word!r} (columns: {', '.join(table.columns)})",

@@ -27,7 +27,7 @@ def answers(
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             with told(model, batch):
                 output = task.run(model, batch)
-            for index, answer in zip(indices, task.read(output, batch), strict=True):
+            for index, answer in zip(indices, task.read(task.decode(output, processor), batch), strict=True):
                 found[index] = answer
             if "labels" in batch:
                 losses += float(task.loss(output, batch)) * task.weight(batch)
