@@ -1,8 +1,8 @@
 """Read: rows of a file with the place each came from.
 
-CSV and TSV, JSON and JSON lines, Parquet, CoNLL, a folder of files, one file of pixels, sound or points, or a name that
-`datasets` knows. A row that cannot be read is a problem of that row,
-with its line; a file that cannot be read is a `DataError`.
+CSV and TSV, JSON and JSON lines, Parquet, CoNLL, COCO and Pascal VOC, a folder of files, one file of pixels, sound or
+points, or a name that `datasets` knows. A row that cannot be read is a problem of that row, with its line; a file that
+cannot be read is a `DataError`.
 """
 
 import csv
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.core.errors import DataError, did_you_mean
+from deltatune.data import voc
+from deltatune.data.coco import coco, is_coco
 from deltatune.data.conll import conll
 from deltatune.data.folders import MEDIA, class_folders, one_file
 from deltatune.data.table import Record, Table
@@ -28,7 +30,7 @@ def read(source: str, folder: Path) -> Table:
     """
     path = Path(source) if Path(source).is_absolute() else folder / source
     if path.is_dir():
-        return class_folders(path)
+        return voc.voc(path) if voc.is_voc(path) else class_folders(path)
     reader = READERS.get(path.suffix.lower())
     if path.is_file() and reader is None:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}", hint=f"known: {', '.join(READERS)}")
@@ -121,11 +123,13 @@ def _jsonl(path: Path) -> Table:
 
 
 def _json(path: Path) -> Table:
-    """A list of objects; a row's line is its number in the list."""
+    """A list of objects, or COCO's one object; a row's line is its number in the list."""
     try:
         rows = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON in UTF-8: {error}") from None
+    if is_coco(rows):
+        return coco(path, rows)
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of objects, found {type(rows).__name__}")
     records: list[Record] = []
@@ -178,6 +182,12 @@ def _from_datasets(source: str, path: Path) -> Table:
     return Table(source, tuple(rows.column_names), records)
 
 
+def _text(path: Path) -> Table:
+    """Tagged text, or a list of the images of a VOC folder."""
+    folder = voc.folder_of(path)
+    return conll(path) if folder is None else voc.listed(path, folder)
+
+
 READERS: dict[str, Callable[[Path], Table]] = {
     ".csv": _csv,
     ".tsv": _tsv,
@@ -187,6 +197,6 @@ READERS: dict[str, Callable[[Path], Table]] = {
     ".parquet": _parquet,
     ".conll": conll,
     ".bio": conll,
-    ".txt": conll,
+    ".txt": _text,
     **dict.fromkeys(sorted(MEDIA), one_file),
 }
