@@ -13,7 +13,7 @@ from deltatune.core.task import Loaded, Row, Task
 from deltatune.data.check import Placed, Rejected, records_of
 from deltatune.data.load import rows_of
 from deltatune.data.read import read
-from deltatune.data.tasks import encode
+from deltatune.data.usable import with_reasons
 from deltatune.engine.anatomy import Anatomy
 from deltatune.engine.compose import Average, Rows, Stack
 from deltatune.engine.describe import describe
@@ -56,12 +56,16 @@ def evaluate(source: str | Path, data: str, *, model: str | None = None, batch_s
     task, loaded, columns = _restored(source, model)
     found = rows_of(read(data, Path.cwd()), task, columns, labelled=True)
     rows = task.compose([place.row for place in found if isinstance(place, Placed)])
-    rejected = [place for place in found if isinstance(place, Rejected)]
-    if not rows:
-        raise DataError(f"{data}: no row can be scored", hint=_reason(rejected[0]))
-    examples = encode(task, rows, loaded.processor)
+    encoded, wrong = with_reasons(task, rows, loaded.processor)
+    places = {id(place.row): place for place in found}
+    rejected = [_reason(place) for place in found if isinstance(place, Rejected)]
+    rejected += [_at(places.get(id(row)), why) for row, why in zip(rows, wrong, strict=True) if why is not None]
+    good = [index for index, why in enumerate(wrong) if why is None]
+    if not good:
+        raise DataError(f"{data}: no row can be scored", hint=rejected[0])
+    rows, examples = [rows[index] for index in good], [encoded[index] for index in good]
     result = score(loaded.model, task, loaded.processor, rows, examples, batch_size)
-    return {**result, "truncated": task.truncated(examples), "rejected": [_reason(r) for r in rejected]}
+    return {**result, "truncated": task.truncated(examples), "rejected": rejected}
 
 
 def predict(
@@ -89,8 +93,14 @@ def predict(
         places = rows_of(table, task, {}, labelled=False)
     good = [place.row for place in places if isinstance(place, Placed)]
     composed = task.compose(good)
-    examples = encode(task, composed, loaded.processor) if composed else []
-    found = answers(loaded.model, task, loaded.processor, examples, batch_size)[0]
+    known = {id(place.row): place for place in places}
+    encoded, wrong = with_reasons(task, composed, loaded.processor)
+    examples = [example for example, why in zip(encoded, wrong, strict=True) if why is None]
+    answer = iter(answers(loaded.model, task, loaded.processor, examples, batch_size)[0])
+    found = [
+        next(answer) if why is None else {"error": _at(known.get(id(row)), why)}
+        for row, why in zip(composed, wrong, strict=True)
+    ]
     if composed != good:
         return [*found, *({"error": _reason(place)} for place in places if isinstance(place, Rejected))]
     answer = iter(found)
@@ -130,4 +140,9 @@ def _adapter_folder(path: Path) -> Path:
 
 
 def _reason(row: Rejected) -> str:
-    return f"{row.file}:{row.line}: {row.reason}"
+    return _at(row, row.reason)
+
+
+def _at(place: Placed | Rejected | None, reason: str) -> str:
+    """A reason with where its row stands; a row that the task composed stands nowhere."""
+    return reason if place is None else f"{place.file}:{place.line}: {reason}"

@@ -17,10 +17,10 @@ from deltatune.core import registry
 from deltatune.core.config import RunSettings, override, read_yaml
 from deltatune.core.errors import DeltatuneError
 from deltatune.core.method import Method
-from deltatune.core.task import Loaded, Row, Task
+from deltatune.core.task import Example, Loaded, Task
 from deltatune.data.load import Splits
 from deltatune.data.load import load as load_splits
-from deltatune.data.tasks import encode
+from deltatune.data.usable import usable
 from deltatune.engine.fingerprint import exact_hash
 from deltatune.engine.precision import base_dtype, choose_attention
 from deltatune.engine.roster import roster_of
@@ -88,6 +88,7 @@ def _run(settings: RunSettings, *, resume: bool, quiet: bool) -> Run:
     splits = load_splits(settings.data, task, Path.cwd())
     set_seed(settings.training.seed)
     loaded = splits.task.load(settings.model, base_dtype(settings.training.bf16))
+    splits, examples = usable(splits, loaded.processor, settings.data.max_rejected)
     adapter = _attached(loaded, splits.task, _fitting(chosen, loaded, splits.task), settings.training.seed)
     teacher = teacher_of(settings.training.distillation, splits.task, loaded, adapter, splits.train)
 
@@ -95,12 +96,13 @@ def _run(settings: RunSettings, *, resume: bool, quiet: bool) -> Run:
         folder.open(resolved, resume=resume)
         folder.write_rejected([row.as_json() for row in splits.rejected])
 
-    return _trained(settings, splits, loaded, adapter, folder, teacher, begin, resume=resume, quiet=quiet)
+    return _trained(settings, splits, examples, loaded, adapter, folder, teacher, begin, resume=resume, quiet=quiet)
 
 
 def _trained(
     settings: RunSettings,
     splits: Splits,
+    encoded: dict[str, list[Example]],
     loaded: Loaded,
     adapter: Adapter,
     folder: RunFolder,
@@ -112,14 +114,15 @@ def _trained(
 ) -> Run:
     task, processor, network = splits.task, loaded.processor, loaded.model
     size = settings.training.per_device_eval_batch_size
-    encoded = {name: encode(task, rows, processor) for name, rows in _parts(splits).items()}
+    truncated = {name: task.truncated(found) for name, found in encoded.items()}
     base = set(adapter.roster.frozen)
     hash_before = exact_hash(network, base)
     network.to("cuda" if torch.cuda.is_available() else "cpu")
-    examples, trunk = kept(adapter, task, processor, encoded, settings.training)
+    packed = encoded | {"train": task.pack(encoded["train"], network, processor)}
+    examples, trunk = kept(adapter, task, processor, packed, settings.training)
 
     def scored(part: str, *, interval: bool) -> dict[str, Any]:
-        return score(network, task, processor, _parts(splits)[part], examples[part], size, interval=interval)
+        return score(network, task, processor, splits.parts[part], examples[part], size, interval=interval)
 
     facts = {
         "task": {"type": task.type, **task.model_dump(mode="json")},
@@ -147,7 +150,7 @@ def _trained(
     }
     save()
     results["adapter_bytes"] = folders.size(folder.adapter)
-    results["truncated"] = {name: task.truncated(found) for name, found in examples.items()}
+    results["truncated"] = truncated
     results["trunk"] = trunk
     results["base"] = {"sha256_before": hash_before, "sha256_after": exact_hash(network, base)}
     if results["base"]["sha256_before"] != results["base"]["sha256_after"]:
@@ -159,7 +162,7 @@ def _trained(
 
 def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trained) -> dict[str, Any]:
     task = splits.task
-    names = {name: len(rows) for name, rows in _parts(splits).items()}
+    names = {name: len(rows) for name, rows in splits.parts.items()}
     baseline, metrics = task.baseline(splits.train, splits.test)
     base = sum(p.numel() for n, p in adapter.model.named_parameters() if n in adapter.roster.frozen)
     return {
@@ -185,10 +188,6 @@ def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trai
         "baseline": {"name": baseline, **metrics},
         "baselines": task.baselines(splits.train, splits.test),
     }
-
-
-def _parts(splits: Splits) -> dict[str, list[Row]]:
-    return {"train": splits.train, "validation": splits.validation, "test": splits.test}
 
 
 def _attached(loaded: Loaded, task: Task, chosen: Method, seed: int) -> Adapter:

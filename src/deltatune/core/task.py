@@ -3,7 +3,7 @@
 The same loop, run folder, report and commands serve every task; a task file holds what is its own.
 
     rows of files --check--> good rows --divide or compose--> rows of the parts --fit--> the fitted task
-    rows --encode--> examples (--augment-->) --collate--> batch --run--> output --loss--> scalar
+    rows --encode--> examples (--pack, augment-->) --collate--> batch --run--> output --loss--> scalar
                                                         output (--decode-->) --read--> answers
                                                                       answers + rows --score--> metrics
 """
@@ -144,6 +144,10 @@ class Task(Settings, ABC):
         """What two rows with the same input have in common; white space and case do not count in texts."""
         return tuple(" ".join(str(row.get(word)).split()).casefold() for word in self.key)
 
+    def asked(self, row: Row) -> Row:
+        """A row without its answer, as it is when it comes to be predicted."""
+        return {word: value for word, value in row.items() if word != self.label}
+
     def sketch(self, row: Row) -> Collection[Hashable]:
         """Features of the input; two rows that share nearly all of them are near-duplicates."""
         words = " ".join(str(row.get(word) or "") for word in self.key).casefold().split()
@@ -156,6 +160,21 @@ class Task(Settings, ABC):
     @abstractmethod
     def encode(self, rows: Sequence[Row], processor: Any) -> list[Example]:
         """Rows as the model reads them; keeps the order, one example per row."""
+
+    def unusable(self, example: Example) -> str | None:
+        """Why an encoded row cannot be used although its row was good, or None."""
+        return None
+
+    def shown(self, row: Row, processor: Any) -> Sequence[tuple[str, bool]]:
+        """The text the model reads for a row in pieces, and which of them the loss counts; empty where it is none."""
+        return ()
+
+    def pack(self, examples: Sequence[Example], model: nn.Module, processor: Any) -> list[Example]:
+        """The training examples as they are batched: one to one, unless a task packs several in one or cuts one apart.
+
+        The model has its adapter on; raises `SettingsError` where it cannot read packed rows.
+        """
+        return list(examples)
 
     def augment(self, example: Example, generator: np.random.Generator) -> Example:
         """A training example as it is shown this time; validation and test rows never come here."""

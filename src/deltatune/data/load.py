@@ -36,6 +36,13 @@ class Splits:
     """Rows of validation or test that nearly repeat a training row, as text."""
     fingerprint: str
     """sha256 over all rows."""
+    places: Mapping[int, Placed]
+    """id of a row -> where it stands."""
+
+    @property
+    def parts(self) -> dict[str, list[Row]]:
+        """The rows of every part."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 def load(data: DataSettings, task: Task, folder: Path) -> Splits:
@@ -57,17 +64,18 @@ def load(data: DataSettings, task: Task, folder: Path) -> Splits:
     _check_overlap(places, fitted, data)
     twins = _near(places, fitted)
     parts = {name: [place.row for place in found] for name, found in places.items()}
-    return Splits(fitted, parts["train"], parts["validation"], parts["test"], rejected, twins, _fingerprint(parts))
+    known = {id(place.row): place for found in places.values() for place in found}
+    return Splits(fitted, **parts, rejected=rejected, near=twins, fingerprint=_fingerprint(parts), places=known)
 
 
 def rows_of(table: Table, task: Task, columns: Mapping[str, str], *, labelled: bool) -> list[Placed | Rejected]:
     """Every row of a table for a fitted task, good or rejected; unlike training rows they may repeat."""
     names = _columns(table, task, columns, task.many.column if task.many else None, labelled)
-    read = {word: name for word, name in names.items() if labelled or word != task.label}
     others = rest(table, names, task)
     found: list[Placed | Rejected] = []
     for record in table.records:
-        row = row_of(record, read, task, others)
+        row: Row = row_of(record, names, task, others)
+        row = row if labelled else task.asked(row)
         wrong = record.problem or task.check(row) or check_task(row, task)
         good = wrong is None
         found.append(

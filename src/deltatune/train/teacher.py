@@ -104,7 +104,8 @@ def _adapted(folder: Path, task: Task, loaded: Loaded, handle: Handle, rows: Seq
 def _own(own: Loaded, task: Task, rows: Sequence[Row]) -> Teacher:
     """A teacher with a model of its own, which reads the rows in its own tokens."""
     own.model.requires_grad_(False)
-    return Teacher(own.model, processor=own.processor, examples=encode(task, rows, own.processor))
+    examples = task.pack(encode(task, rows, own.processor), own.model, own.processor)
+    return Teacher(own.model, processor=own.processor, examples=examples)
 
 
 def _is_adapter(folder: Path) -> bool:
