@@ -5,8 +5,10 @@ import torch
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 
 import deltatune
+import deltatune.engine.inputs as sockets_of_inputs
 from contract.cases import disturb, model_of, outputs
 from deltatune.core.errors import SettingsError
+from deltatune.engine import shared_prompt
 from models import inputs
 from shapes import count
 
@@ -117,3 +119,59 @@ def test_a_folder_of_peft_has_its_logits_here_and_ours_there(tmp_path, family):
     adapter.save(tmp_path / "ours", task_type=TASKS[family])
     again = PeftModel.from_pretrained(model_of(family), tmp_path / "ours").eval()
     assert torch.allclose(compared(again, family), outputs(ours), atol=1e-5)
+
+
+CAUSAL = ["llama", "mistral", "qwen3", "gemma3", "gpt2", "gpt-neox", "opt", "bloom", "falcon", "phi3", "qwen3-moe"]
+
+
+@pytest.mark.parametrize("method", ["prompt", "p-tuning", "mix"])
+@pytest.mark.parametrize("family", CAUSAL)
+def test_a_causal_model_runs_the_prompt_once_with_equal_outputs_and_gradients(family, method, monkeypatch):
+    runs = 0
+
+    def counted(*given):
+        nonlocal runs
+        runs += 1
+        return remembered(*given)
+
+    remembered = shared_prompt.remembered
+    monkeypatch.setattr(sockets_of_inputs, "remembered", counted)
+    model = model_of(family)
+    batch = {**inputs(model), "labels": inputs(model)["input_ids"].clone()}
+    mixed = {"methods": [{"type": "prompt", "num_virtual_tokens": 3}, {"type": "lora", "target_modules": "all-linear"}]}
+    settings = mixed if method == "mix" else {"num_virtual_tokens": 3}
+    adapter = deltatune.attach(model, deltatune.method({"type": method, **settings}))
+    disturb(adapter)
+    monkeypatch.setattr(sockets_of_inputs, "alike", lambda *given: False)
+    apart = model(**batch)
+    expected = torch.autograd.grad(apart.loss, adapter.parameters(), allow_unused=True)
+    assert runs == 0
+    monkeypatch.setattr(sockets_of_inputs, "alike", shared_prompt.alike)
+    together = model(**batch)
+    found = torch.autograd.grad(together.loss, adapter.parameters(), allow_unused=True)
+    assert runs == 1
+    assert torch.allclose(together.logits, apart.logits, atol=2e-6)
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_blocks_that_are_checkpointed_see_the_prompt_in_every_row(family, ours):
+    model = model_of(family)
+    batch = {**inputs(model), "labels": inputs(model)["input_ids"].clone()}
+    adapter = deltatune.attach(model, deltatune.Prompt(num_virtual_tokens=3))
+    expected = torch.autograd.grad(model(**batch).loss, adapter.parameters())
+    if ours:
+        adapter.checkpoint()
+    else:
+        model.train()
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    found = torch.autograd.grad(model(**batch).loss, adapter.parameters())
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)

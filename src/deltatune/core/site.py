@@ -120,6 +120,8 @@ class InputSite:
     """Path of the token embedding's weight [V, D]; None where the stack reads no tokens of a vocabulary."""
     reader: str | None = None
     """The decoder that attends to this stack's output, virtual tokens included."""
+    causal: bool = False
+    """A position sees only itself and those before it, by keys and values that can be kept."""
     dtype: torch.dtype
     device: torch.device
 

@@ -18,7 +18,7 @@ from deltatune.core.site import AttentionSite, InputSite, LayerSite, ParameterSi
 from deltatune.core.targeted import listed
 from deltatune.engine import blocks, keyvalues, targets
 from deltatune.engine.blocks import Stack, is_norm, parent, under, walk
-from deltatune.engine.depth import depth, is_causal
+from deltatune.engine.depth import depth, has_cache, is_causal
 from deltatune.engine.entrance import entrance
 from deltatune.engine.heads import heads
 from deltatune.engine.matrices import Matrix, matrix_of, width_of
@@ -103,6 +103,12 @@ class Anatomy:
         widths = sorted({width_of(self.model.get_submodule(block)) for block in stack.blocks})
         if len(widths) > 1:
             raise SettingsError(f"the blocks of {self.name} differ in width ({', '.join(map(str, widths))})")
+        causal = is_causal(self.model, stack)
+        if causal and not has_cache(self.model, stack):
+            raise SettingsError(
+                f"{self.name} has no cache of keys and values for a side network to remember tokens in",
+                hint="use lora or an adapter on this model",
+            )
         first = next(self.model.get_submodule(stack.blocks[0]).parameters())
         return SideSite(
             path=stack.owner,
@@ -110,7 +116,7 @@ class Anatomy:
             stack=stack.name,
             depth=depth(self.model, stack),
             width=widths[0],
-            causal=is_causal(self.model, stack),
+            causal=causal,
             dtype=first.dtype,
             device=first.device,
         )

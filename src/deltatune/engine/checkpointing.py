@@ -33,6 +33,8 @@ def checkpoint_blocks(model: Any, roster: Roster, name: str) -> None:
         raise SettingsError(f"gradient_checkpointing has no effect: {type(model).__name__} has no repeated blocks")
     for path in blocks:
         socket(model.get_submodule(path), "checkpoint", partial(CheckpointSocket, roster)).plug(name, nn.Identity())
+    roster.recomputes = True
+    roster.undo.append(partial(setattr, roster, "recomputes", False))
     configs = {id(module.config): module.config for module in model.modules() if "config" in vars(module)}
     for config in configs.values():
         if getattr(config, "use_cache", False):  # a block that runs twice would fill the cache twice

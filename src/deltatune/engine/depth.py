@@ -33,19 +33,17 @@ def depth(model: nn.Module, stack: Stack) -> int:
 def is_causal(model: nn.Module, stack: Stack) -> bool:
     """Whether a position of the stack sees only itself and those before it.
 
-    Attention modules of `transformers` say so themselves; where none does, language models are (BLOOM). Raises
-    `SettingsError` when the stack remembers the past in another way than attention does (Mamba).
+    Attention modules of `transformers` say so themselves; where none does, language models are (BLOOM).
     """
     block = model.get_submodule(stack.blocks[0])
     said = [bool(module.is_causal) for _, module in walk(block) if "is_causal" in vars(module)]
-    causal = any(said) if said else any(word in type(model).__name__ for word in ("CausalLM", "LMHead"))
+    return any(said) if said else any(word in type(model).__name__ for word in ("CausalLM", "LMHead"))
+
+
+def has_cache(model: nn.Module, stack: Stack) -> bool:
+    """Whether the stack remembers the past by keys and values; Mamba does not."""
     owner = original_class(model.get_submodule(stack.owner))
-    if causal and "past_key_values" not in inspect.signature(owner.forward).parameters:
-        raise SettingsError(
-            f"{type(model).__name__} has no cache of keys and values for a side network to remember tokens in",
-            hint="use lora or an adapter on this model",
-        )
-    return causal
+    return "past_key_values" in inspect.signature(owner.forward).parameters
 
 
 class Watch(AbstractContextManager["Watch"]):

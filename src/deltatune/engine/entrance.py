@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from deltatune.core.errors import AdapterError, SettingsError
 from deltatune.core.site import InputSite
 from deltatune.engine.blocks import CONVOLUTION, Stack, is_norm, parent, under, upwards, walk
+from deltatune.engine.depth import has_cache, is_causal
 from deltatune.engine.probe import ROWS, small_pass
 
 
@@ -34,6 +35,7 @@ def entrance(model: nn.Module, stacks: Sequence[Stack]) -> InputSite:
             stack=stack.name,
             width=trial.embedded[2],
             table=_table(model, backbone),
+            causal=is_causal(model, stack) and has_cache(model, stack),
             dtype=weight.dtype,
             device=weight.device,
         )

@@ -5,19 +5,22 @@ call and stay in the cache; later calls only lengthen the mask.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
 
 from deltatune.core.errors import AdapterError
 from deltatune.core.site import InputSite, SiteAdapter
 from deltatune.engine.compose import Average, Rows, Stack, names
 from deltatune.engine.layers import original_class
 from deltatune.engine.roster import Roster
+from deltatune.engine.shared_prompt import alike, remembered
 from deltatune.engine.sockets import Socket, repeated, socket
 from deltatune.engine.sublayer import first
 
@@ -68,6 +71,12 @@ class InputSocket(Socket):
             )
         return found
 
+    def alone(self) -> Tensor:
+        """The active prompts for one row [1, P, D], as the words they stand in front of."""
+        prompt, words = self._prompt(self.roster.active, 1), self.words[0]
+        assert prompt is not None and words is not None
+        return prompt.to(next(words.parameters()).dtype)
+
     def stays(self) -> bool:
         """Whether the prompt's rows stay in the output."""
         return self._any("stays")
@@ -101,16 +110,25 @@ class InputSocket(Socket):
 class MaskSocket(Socket):
     """Lengthens what a backbone is told about its tokens: the mask and explicit positions."""
 
-    def __init__(self, roster: Roster, entry: InputSocket) -> None:
+    def __init__(self, roster: Roster, entry: InputSocket, shares: bool) -> None:
         super().__init__(roster)
         self.entry = (entry,)  # in a tuple: it lives at the embeddings
+        self.shares = shares
 
     def run(self, module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The backbone's call with room for the prompt."""
         tokens = self.entry[0].tokens()
         if not tokens:
             return call(*args, **kwargs)
+        with _room(tokens):
+            return self._run(tokens, module, call, *args, **kwargs)
+
+    def _run(self, tokens: int, module: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         cache = kwargs.get("past_key_values")
+        ours = None
+        if cache is None and self.shares and not self.entry[0].stays():
+            cache = ours = self._remembered(module, call, args, kwargs)
+            kwargs |= {} if ours is None else {"past_key_values": ours}
         cached = cache is not None and cache.get_seq_length() > 0
         self.roster.frame |= {
             "prompt enters": not cached,
@@ -124,13 +142,18 @@ class MaskSocket(Socket):
         positions = kwargs.get("position_ids")
         if isinstance(positions, Tensor):
             kwargs["position_ids"] = _with_prompt(positions, tokens, cached)
-        try:
-            return call(*args, **kwargs)
-        except IndexError as error:
-            raise AdapterError(
-                f"{tokens} virtual tokens and those of the input are more than the model has positions ({error})",
-                hint="shorten the input (max_length) or the prompt (num_virtual_tokens)",
-            ) from error
+        output = call(*args, **kwargs)
+        if ours and kwargs.get("use_cache") is False:
+            output["past_key_values"] = None  # nobody asked for the one that holds the prompt
+        return output
+
+    def _remembered(self, module: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> DynamicCache | None:
+        """The prompt's keys and values, where one row's are those of all rows."""
+        tokens = next((t for t in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if t is not None), None)
+        plain = kwargs.get("return_dict") is False
+        if tokens is None or plain or not alike(module, self.roster, len(tokens)):
+            return None
+        return remembered(module, call, self.entry[0].alone(), len(tokens))
 
 
 class ReaderSocket(Socket):
@@ -164,7 +187,22 @@ def plug_input(model: nn.Module, roster: Roster, site: InputSite, name: str, ada
     else:  # a decoder reads the prompt's rows too
         reader = model.get_submodule(site.reader)
         socket(reader, "reader", partial(ReaderSocket, roster)).plug(name, nn.Identity())
-    socket(model.get_submodule(site.backbone), "mask", partial(MaskSocket, roster, entry)).plug(name, nn.Identity())
+    backbone = model.get_submodule(site.backbone)
+    reads_another = getattr(getattr(backbone, "config", None), "is_encoder_decoder", False)  # a cache of two kinds
+    shares = site.causal and words is model.get_submodule(site.path) and not reads_another
+    socket(backbone, "mask", partial(MaskSocket, roster, entry, shares)).plug(name, nn.Identity())
+
+
+@contextmanager
+def _room(tokens: int) -> Iterator[None]:
+    """Raises `AdapterError` where the model runs out of positions."""
+    try:
+        yield
+    except IndexError as error:
+        raise AdapterError(
+            f"{tokens} virtual tokens and those of the input are more than the model has positions ({error})",
+            hint="shorten the input (max_length) or the prompt (num_virtual_tokens)",
+        ) from error
 
 
 def _with_prompt(positions: Tensor, tokens: int, cached: bool) -> Tensor:

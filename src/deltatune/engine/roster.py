@@ -59,6 +59,8 @@ class Roster:
     """What the last detach must put back besides (an attention function, for one)."""
     frame: dict[Any, Any] = field(default_factory=dict)
     """Tensors tapped in the running forward pass."""
+    recomputes: bool = False
+    """Blocks run a second time in backward, and must not write to a cache."""
     trunk: Any = None
     """The frozen blocks that need not run (`engine.trunk.Trunk`), once their output is kept."""
 
