@@ -11,6 +11,7 @@ from deltatune.core import registry
 from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.task import Loaded, Row, Task
 from deltatune.data.check import Placed, Rejected, records_of
+from deltatune.data.columns import Columns
 from deltatune.data.load import rows_of
 from deltatune.data.read import read
 from deltatune.data.usable import with_reasons
@@ -115,7 +116,7 @@ def inspect(model: str) -> dict[str, Any]:
 # -- a saved adapter
 
 
-def _restored(source: str | Path, model: str | None) -> tuple[Task, Loaded, Mapping[str, str]]:
+def _restored(source: str | Path, model: str | None) -> tuple[Task, Loaded, Columns]:
     """Task, model with its adapter, and column names, from a run folder or an adapter folder.
 
     The base has the precision it was trained in, so that scores are those of the training.

@@ -55,7 +55,9 @@ BAD = [
     ({"text": "no label"}, "label is missing"),
     ({"text": "sentence number 1", "label": "bad"}, "same input as line 2"),
     ({"text": " Sentence  NUMBER 1", "label": "good"}, "same input as line 2, with another label"),
-    ({"text": "x", "label": {"a": 1}}, "label is neither a name nor a list"),
+    ({"text": "x", "label": [["a"]]}, "label is neither a name nor a list"),
+    ({"text": "x", "label": {"a": 3}}, "label is a mapping of names to 1, 0 or nothing (3 is neither 1 nor 0)"),
+    ({"text": "x", "label": {"a": None}}, "label is missing for every class"),
 ]
 
 
@@ -121,6 +123,20 @@ def test_the_label_may_be_missing_from_rows_to_predict_whatever_it_is_called():
     assert match(table, wanted, {}, unlabelled="target") == {"source": "source"}
     with pytest.raises(DataError, match="no column for 'target'"):
         match(table, wanted, {})
+
+
+def test_several_columns_are_one_label_and_an_empty_cell_is_not_known(tmp_path):
+    """A wide file, as multi-task data sets are published."""
+    lines = ["text,nr-ar,sr-p53,id", *(f"t {i},{i % 2},{'' if i % 3 else (i // 3) % 2},{i}" for i in range(60))]
+    (tmp_path / "wide.csv").write_text("\n".join(lines) + "\n")
+    columns = {"label": ["nr-ar", "sr-p53"]}
+    found = load(DataSettings(train="wide.csv", columns=columns), TASK, tmp_path)
+    assert (found.task.problem, found.task.labels) == ("multi-label", ("nr-ar", "sr-p53"))
+    first = next(row for row in found.train if row["text"] == "t 1")
+    assert first["label"] == {"nr-ar": "1", "sr-p53": ""}
+    assert not found.rejected
+    with pytest.raises(DataError, match=r"no column 'sr-p35' \(data.columns.label\); did you mean sr-p53"):
+        load(DataSettings(train="wide.csv", columns={"label": ["nr-ar", "sr-p35"]}), TASK, tmp_path)
 
 
 def test_columns_are_found_by_their_usual_names_whatever_the_case(tmp_path):

@@ -5,6 +5,7 @@ import torch
 from sklearn import metrics
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from deltatune.core import label_scores
 from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.registry import task
 from words import model_folder, reviews
@@ -29,6 +30,7 @@ def folder(tmp_path_factory):
         ([1.0, 0.0], "single", ("0", "1")),
         ([True, False], "single", ("False", "True")),
         ([["x", "y"], ["y"], []], "multi-label", ("x", "y")),
+        ([{"x": 1, "y": None}, {"x": "", "y": "0"}], "multi-label", ("x", "y")),
         ([0.5, 1, 2], "regression", ()),
         (["0.5", "1.25"], "regression", ()),
     ],
@@ -56,6 +58,10 @@ def test_numbers_can_be_asked_for():
         (float("nan"), "auto", "not a finite number"),
         ("", "auto", "missing"),
         (["a"], "single", "a list where one class"),
+        ({"a": 1}, "single", "a mapping where one class"),
+        ({"a": "yes"}, "auto", "neither 1 nor 0"),
+        ({1: 1}, "auto", "names are not text"),
+        ({"a": None, "b": ""}, "auto", "missing for every class"),
     ],
 )
 def test_labels_that_do_not_fit_are_named(value, problem, message):
@@ -163,6 +169,41 @@ def test_rare_labels_beside_others_weigh_more():
         LOGITS[:, :2], wanted, pos_weight=torch.tensor([1 / 3, 3.0])
     )
     assert torch.isclose(found.loss(SequenceClassifierOutput(logits=LOGITS[:, :2]), {"labels": wanted}), expected)
+
+
+PARTLY = [{"a": 1, "b": None, "c": 0}, {"a": "0", "b": "1", "c": ""}, {"a": True, "b": 0.0}]
+
+
+def test_labels_that_are_not_known_count_nowhere():
+    found = fitted(PARTLY, class_weights="balanced")
+    assert found.class_weights == {"a": 0.5, "b": 1.0, "c": 1.0}
+    wanted = torch.tensor([found.target(value) for value in PARTLY[:2]])
+    known = ~wanted.isnan()
+    output = SequenceClassifierOutput(logits=LOGITS)
+    entries = torch.nn.functional.binary_cross_entropy_with_logits(
+        LOGITS[known], wanted[known], pos_weight=torch.tensor([0.5, 1, 1]).expand(2, 3)[known], reduction="none"
+    )
+    assert torch.isclose(found.loss(output, {"labels": wanted}), entries.sum() / 6)
+    other = SequenceClassifierOutput(logits=LOGITS.where(known, torch.tensor(77.0)))
+    assert found.loss(other, {"labels": wanted}) == found.loss(output, {"labels": wanted})
+    scores = found.score([{"labels": ["a", "b"]}, {"labels": ["c"]}, {"labels": []}], [{"label": v} for v in PARTLY])
+    assert scores == pytest.approx({"micro_f1": 2 / 4, "macro_f1": (2 / 3 + 0 + 0) / 3, "subset_accuracy": 1 / 3})
+    assert found.baseline([{"label": v} for v in PARTLY], [{"label": PARTLY[0]}])[1]["micro_f1"] == 1.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_of_several_labels_are_those_of_scikit_learn(seed):
+    generator = torch.Generator().manual_seed(seed)
+    wanted, given = (torch.rand(20, 3, generator=generator) > 0.6 for _ in range(2))
+    chances = torch.rand(20, 3, generator=generator).numpy()
+    found = label_scores.multi_label(wanted.double().numpy(), given.numpy())
+    for average in ("micro", "macro"):
+        expected = metrics.f1_score(wanted, given, average=average, zero_division=0.0)
+        assert found[f"{average}_f1"] == pytest.approx(expected)
+    assert found["subset_accuracy"] == metrics.accuracy_score(wanted, given)
+    ranked = label_scores.ranking_of_several(wanted.double().numpy(), chances)
+    assert ranked["auc"] == pytest.approx(metrics.roc_auc_score(wanted, chances))
+    assert ranked["average_precision"] == pytest.approx(metrics.average_precision_score(wanted, chances))
 
 
 def test_what_has_no_effect_or_no_class_is_an_error():

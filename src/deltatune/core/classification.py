@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deltatune.core import label_loss, label_scores
 from deltatune.core.errors import DataError, SettingsError, did_you_mean
-from deltatune.core.labels import Problem, names, natural, number, problem_of
+from deltatune.core.labels import Problem, marks, mentioned, names, natural, number, problem_of, said
 from deltatune.core.pretrained import named_classes
 from deltatune.core.task import Batch, Row, Task
 
@@ -82,13 +82,14 @@ class Classification(Task):
             return f"label is not a finite number ({value})"
         if self.problem == "regression":
             return None if number(value) is not None else f"label is not a number ({value!r})"
-        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, list | dict) for v in value)):
+        if isinstance(value, list) and any(isinstance(v, list | dict) for v in value):
             return f"label is neither a name nor a list of names ({type(value).__name__})"
-        if self.problem == "single" and isinstance(value, list):
-            return "label is a list where one class is expected"
-        if self.labels is None:
-            return None
-        unknown = [name for name in names(value) if name not in self.labels]
+        if self.problem == "single" and isinstance(value, list | dict):
+            return f"label is a {'list' if isinstance(value, list) else 'mapping'} where one class is expected"
+        wrong = _wrong_marks(value) if isinstance(value, dict) else None
+        if wrong is not None or self.labels is None:
+            return wrong
+        unknown = [name for name in mentioned(value) if name not in self.labels]
         return f"label is unknown ({unknown[0]!r})" if unknown else None
 
     def fit(self, rows: Sequence[Row]) -> Self:
@@ -99,7 +100,7 @@ class Classification(Task):
         if problem == "regression":
             return self.model_copy(update={"problem": problem, "labels": (), **self._scale(values)})
         counts = Counter(name for value in values for name in names(value))
-        labels = self.labels or tuple(sorted(counts, key=natural))
+        labels = self.labels or tuple(sorted({n for value in values for n in mentioned(value)}, key=natural))
         if len(labels) < 2:
             raise DataError(
                 f"only one class in the training rows ({', '.join(labels)})", hint="two are needed to learn"
@@ -109,7 +110,7 @@ class Classification(Task):
                 f"{len(counts)} different labels in {len(rows)} training rows, such as {labels[0]!r}",
                 hint="is it the right column (data.columns.label)? for numbers set task.problem: regression",
             )
-        weights = self._weights(problem, labels, counts, len(rows))
+        weights = self._weights(problem, labels, values, counts)
         return self.model_copy(update={"problem": problem, "labels": labels, "class_weights": weights})
 
     def _check_settings(self, problem: Problem) -> None:
@@ -125,16 +126,22 @@ class Classification(Task):
         return {"mean": float(np.mean(numbers)), "spread": float(np.std(numbers)) or 1.0}
 
     def _weights(
-        self, problem: Problem, labels: Sequence[str], counts: Mapping[str, int], rows: int
+        self, problem: Problem, labels: Sequence[str], values: Sequence[Any], counts: Mapping[str, int]
     ) -> dict[str, float] | None:
-        """Of every class; balanced: n/(C n_c), of mean 1 over the rows, or (n - n_c)/n_c for a label beside others."""
+        """Of every class; balanced: n/(C n_c), of mean 1 over the rows, or (n - n_c)/n_c for a label beside others.
+
+        n are the rows where it is known.
+        """
         if self.class_weights is None:
             return None
         if self.class_weights == "balanced":
             present = {label: max(1, counts[label]) for label in labels}
             if problem == "multi-label":
-                return {label: max(1, rows - number) / number for label, number in present.items()}
-            return {label: rows / (len(labels) * number) for label, number in present.items()}
+                known = (~np.isnan([marks(value, labels) for value in values])).sum(0).tolist()
+                return {
+                    label: max(1, n - present[label]) / present[label] for label, n in zip(labels, known, strict=True)
+                }
+            return {label: len(values) / (len(labels) * number) for label, number in present.items()}
         for name in self.class_weights:
             if name not in labels:
                 raise SettingsError(f"task.class_weights: no class {name!r}", hint=did_you_mean(name, labels))
@@ -152,7 +159,7 @@ class Classification(Task):
             return number(value)
         assert self.labels is not None
         if self.problem == "multi-label":
-            return [float(name in names(value)) for name in self.labels]
+            return marks(value, self.labels)
         return self.labels.index(names(value)[0])
 
     # -- learning
@@ -211,7 +218,7 @@ class Classification(Task):
             )
         labels = list(self.labels or ())
         if self.problem == "multi-label":
-            wanted = np.array([[n in names(r["label"]) for n in labels] for r in rows])
+            wanted = np.array([marks(r["label"], labels) for r in rows])
             given = np.array([[n in a["labels"] for n in labels] for a in answers])
             return label_scores.multi_label(wanted, given)
         return label_scores.single([names(r["label"])[0] for r in rows], [a["label"] for a in answers], labels)
@@ -224,7 +231,22 @@ class Classification(Task):
         sets = Counter(tuple(names(row["label"])) for row in train)
         common = sets.most_common(1)[0][0]
         if self.problem == "multi-label":
-            return "most frequent labels", self.score([{"labels": list(common)}] * len(rows), rows)
+            known = np.array([marks(row["label"], self.labels or ()) for row in train])
+            held = (np.nansum(known, 0) / np.maximum(1, (~np.isnan(known)).sum(0))).tolist()
+            chances = dict(zip(self.labels or (), held, strict=True))
+            answers = [{"labels": list(common), "probabilities": chances}] * len(rows)
+            return "most frequent labels", self.score(answers, rows)
         shares = {name: sets[(name,)] / len(train) for name in self.labels or ()}
         answer = {"label": common[0], "score": shares[common[0]], "probabilities": shares}
         return "majority class", self.score([answer] * len(rows), rows)
+
+
+def _wrong_marks(value: Mapping[Any, Any]) -> str | None:
+    """What is wrong with a label that gives several classes their marks, or None."""
+    if not all(isinstance(name, str) for name in value):
+        return "label is a mapping whose names are not text"
+    try:
+        found = {name: said(mark) for name, mark in value.items()}
+    except ValueError as error:
+        return f"label is a mapping of names to 1, 0 or nothing ({error})"
+    return None if any(mark is not None for mark in found.values()) else "label is missing for every class"

@@ -98,8 +98,8 @@ class DataSettings(Settings):
     """Rows to choose the best checkpoint by; split off from `train` when absent."""
     test: str | None = None
     """Held-out rows, scored once at the end; split off from `train` when absent."""
-    columns: dict[str, str] = {}
-    """Task's word -> column of the file, where the names differ (`{text: review, label: stars}`)."""
+    columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = {}
+    """Task's word -> column of the file, where the names differ (`{text: review, label: stars}`), or a list of them."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the rows for validation, when no file is given."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -1,7 +1,7 @@
 """Losses of labels: cross entropy with class weights, label smoothing and the focal factor.
 
     single       -w_y (1 - p_y)^gamma log p_y                                  [smoothed: y spread over all classes]
-    several      sum over labels of the same with a sigmoid each, averaged
+    several      sum over labels of the same with a sigmoid each, averaged; NaN is a label that is not known
     numbers      (value - label)^2
 
 Paper: Lin et al. 2017 (arXiv 1708.02002, eq. 5); Szegedy et al. 2016 (arXiv 1512.00567, section 7).
@@ -33,10 +33,15 @@ def single(
 
 
 def several(logits_BC: Tensor, labels_BC: Tensor, weights_C: Tensor | None, gamma: float, smoothing: float) -> Tensor:
-    """Sum over the rows of the mean over the labels; `weights` are those of a label that is there."""
+    """Sum over the rows of the mean over the labels; `weights` are those of a label that is there.
+
+    A label that is not known (NaN) adds nothing: every known one counts the same, whatever its row.
+    """
+    known_BC = ~labels_BC.isnan()
+    labels_BC = labels_BC.nan_to_num()
     wanted = labels_BC * (1 - smoothing) + smoothing / 2
     losses = F.binary_cross_entropy_with_logits(logits_BC, wanted, pos_weight=weights_C, reduction="none")
     if gamma:
         chances = logits_BC.sigmoid()
         losses = (1 - (labels_BC * chances + (1 - labels_BC) * (1 - chances))) ** gamma * losses
-    return losses.mean(-1).sum()
+    return (losses * known_BC).mean(-1).sum()

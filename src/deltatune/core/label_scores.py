@@ -29,12 +29,24 @@ def single(wanted: Sequence[str], given: Sequence[str], labels: Sequence[str]) -
 
 
 def multi_label(wanted: Any, given: Any) -> dict[str, Any]:
-    """Micro and macro F1 and the share of rows with every label right; arrays of truth values [rows, labels]."""
+    """Micro and macro F1 and the share of rows with every label right; arrays [rows, labels].
+
+    `wanted` has NaN where a label is not known: it counts nowhere. `given` are truth values.
+    """
+    known = ~np.isnan(wanted)
+    wanted = wanted == 1
+    f1 = [_f1(wanted[rows, label], given[rows, label]) for label, rows in enumerate(known.T)]
     return {
-        "micro_f1": float(metrics.f1_score(wanted, given, average="micro", zero_division=0.0)),
-        "macro_f1": float(metrics.f1_score(wanted, given, average="macro", zero_division=0.0)),
-        "subset_accuracy": float(metrics.accuracy_score(wanted, given)),
+        "micro_f1": _f1(wanted[known], given[known]),
+        "macro_f1": float(np.mean(f1)),
+        "subset_accuracy": float(np.mean(((wanted == given) | ~known).all(1))),
     }
+
+
+def _f1(wanted: Any, given: Any) -> float:
+    """2 TP / (2 TP + FP + FN) of arrays of truth values; 0 where nothing is true in either."""
+    both = int(wanted.sum() + given.sum())
+    return 2 * int((wanted & given).sum()) / both if both else 0.0
 
 
 def regression(wanted: Sequence[float], given: Sequence[float]) -> dict[str, Any]:
@@ -69,6 +81,26 @@ def ranking(wanted: Sequence[str], scores: Sequence[Mapping[str, float]], labels
         "average_precision": float(
             np.mean([metrics.average_precision_score(truth[label], given[label]) for label in asked])
         ),
+    }
+
+
+def ranking_of_several(wanted: Any, chances: Any) -> dict[str, Any]:
+    """Mean AUC and average precision over the labels that some known rows have and some have not.
+
+    Arrays [rows, labels]; `wanted` has NaN where a label is not known. `ranked_labels` is the number of those labels;
+    empty when there are none.
+
+    >>> ranking_of_several(np.array([[1, 0], [0, np.nan]]), np.array([[0.9, 0.1], [0.2, 0.8]]))
+    {'auc': 1.0, 'average_precision': 1.0, 'ranked_labels': 1}
+    """
+    pairs = [(w[known] == 1, c[known]) for w, c, known in zip(wanted.T, chances.T, ~np.isnan(wanted.T), strict=True)]
+    asked = [(truth, given) for truth, given in pairs if truth.any() and not truth.all()]
+    if not asked:
+        return {}
+    return {
+        "auc": float(np.mean([metrics.roc_auc_score(*pair) for pair in asked])),
+        "average_precision": float(np.mean([metrics.average_precision_score(*pair) for pair in asked])),
+        "ranked_labels": len(asked),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from deltatune.core.errors import DataError
 from deltatune.core.task import TASK, Row, Task
-from deltatune.data.columns import rest
+from deltatune.data.columns import Columns, rest
 from deltatune.data.table import Record, Table
 from deltatune.data.tasks import check_task, name_of
 
@@ -59,7 +59,7 @@ class Checked:
         return Checked(kept, rejected)
 
 
-def check(table: Table, columns: Mapping[str, str], task: Task) -> Checked:
+def check(table: Table, columns: Columns, task: Task) -> Checked:
     """Every row of a table; the second of two rows with the same input is rejected, unless the task says otherwise."""
     others = rest(table, columns, task)
     kept: list[Placed] = []
@@ -78,11 +78,11 @@ def check(table: Table, columns: Mapping[str, str], task: Task) -> Checked:
     return Checked(kept, rejected)
 
 
-def row_of(record: Record, columns: Mapping[str, str], task: Task, others: Sequence[str]) -> dict[str, Any]:
+def row_of(record: Record, columns: Columns, task: Task, others: Sequence[str]) -> dict[str, Any]:
     """A record under the task's words, with the columns `others` in one mapping; paths are relative to its file."""
-    row = {word: record.values.get(name) for word, name in columns.items()}
+    row = {word: _value(record, names) for word, names in columns.items()}
     if task.rest is not None:
-        row[task.rest] = {name: record.values.get(name) for name in others}
+        row[task.rest] = _value(record, others)
     for word, column in task.columns.items():
         value = row.get(word)
         if column.path and isinstance(value, str) and value:
@@ -90,7 +90,12 @@ def row_of(record: Record, columns: Mapping[str, str], task: Task, others: Seque
     return row
 
 
-def _missing(row: Row, task: Task, columns: Mapping[str, str]) -> str | None:
+def _value(record: Record, names: str | Sequence[str]) -> Any:
+    """What stands in a column, or in several as a mapping."""
+    return record.values.get(names) if isinstance(names, str) else {name: record.values.get(name) for name in names}
+
+
+def _missing(row: Row, task: Task, columns: Columns) -> str | None:
     for word in columns:
         if word in task.columns and task.columns[word].required and row[word] is None:
             return f"{columns[word]} is missing"

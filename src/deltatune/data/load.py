@@ -13,7 +13,7 @@ from deltatune.core.division import by_group
 from deltatune.core.errors import DataError
 from deltatune.core.task import GROUP, TASK, Row, Task
 from deltatune.data.check import Checked, Placed, Rejected, check, gate, overlap, row_of
-from deltatune.data.columns import match, rest
+from deltatune.data.columns import Columns, match, rest
 from deltatune.data.near import near
 from deltatune.data.read import read
 from deltatune.data.split import sample, split
@@ -68,7 +68,7 @@ def load(data: DataSettings, task: Task, folder: Path) -> Splits:
     return Splits(fitted, **parts, rejected=rejected, near=twins, fingerprint=_fingerprint(parts), places=known)
 
 
-def rows_of(table: Table, task: Task, columns: Mapping[str, str], *, labelled: bool) -> list[Placed | Rejected]:
+def rows_of(table: Table, task: Task, columns: Columns, *, labelled: bool) -> list[Placed | Rejected]:
     """Every row of a table for a fitted task, good or rejected; unlike training rows they may repeat."""
     names = _columns(table, task, columns, task.many.column if task.many else None, labelled)
     others = rest(table, names, task)
@@ -97,8 +97,8 @@ def _checked(source: str, data: DataSettings, task: Task, folder: Path) -> Check
 
 
 def _columns(
-    table: Table, task: Task, given: Mapping[str, str], task_column: str | None, labelled: bool = True
-) -> dict[str, str]:
+    table: Table, task: Task, given: Columns, task_column: str | None, labelled: bool = True
+) -> dict[str, str | list[str]]:
     found = match(table, task.columns, given, None if labelled else task.label)
     if task_column is None:
         return found

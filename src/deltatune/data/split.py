@@ -46,9 +46,17 @@ def sample(items: Sequence[T], size: int, seed: int) -> list[T]:
 
 
 def _binned(strata: Sequence[Any]) -> list[Hashable]:
-    """Labels as they are, lists as tuples, many different numbers as deciles."""
+    """Labels as they are or as tuples, many different numbers as deciles."""
     if strata and all(isinstance(s, float) for s in strata) and len(set(strata)) > 10:
         edges = np.quantile(np.array(strata, dtype=float), np.linspace(0.1, 0.9, 9))
         bins: list[Hashable] = np.searchsorted(edges, np.array(strata, dtype=float)).tolist()
         return bins
-    return [tuple(sorted(s)) if isinstance(s, list) else s for s in strata]
+    return [_hashable(stratum) for stratum in strata]
+
+
+def _hashable(stratum: Any) -> Hashable:
+    """Lists and mappings of labels as tuples."""
+    if isinstance(stratum, dict):
+        return tuple((name, str(mark)) for name, mark in sorted(stratum.items()))
+    found: Hashable = tuple(sorted(stratum)) if isinstance(stratum, list) else stratum
+    return found
