@@ -1,5 +1,6 @@
 """Text classification: problems, labels, encoding, losses, metrics."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn import metrics
@@ -229,6 +230,41 @@ def test_metrics_are_those_of_scikit_learn():
     assert found["matthews"] == pytest.approx(metrics.matthews_corrcoef(wanted, given))
     assert found["confusion"]["counts"] == [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
     assert [c["rows"] for c in found["per_class"]] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), ("a", "b", "c")])
+def test_ranking_and_calibration_of_probabilities_are_those_of_scikit_learn(classes):
+    generator = np.random.default_rng(0)
+    wanted = list(generator.choice(classes, 60))
+    chances = generator.dirichlet([1] * len(classes), 60)
+    answers = [
+        {"label": classes[row.argmax()], "probabilities": dict(zip(classes, row.tolist(), strict=True))}
+        for row in chances
+    ]
+    found = fitted(list(classes)).score(answers, [{"label": label} for label in wanted])
+    given = chances[:, 1] if len(classes) == 2 else chances
+    assert found["auc"] == pytest.approx(metrics.roc_auc_score(wanted, given, multi_class="ovr", labels=classes))
+    truth = np.array([[label == name for name in classes] for label in wanted])
+    asked = [1] if len(classes) == 2 else range(3)
+    expected = np.mean([metrics.average_precision_score(truth[:, c], chances[:, c]) for c in asked])
+    assert found["average_precision"] == pytest.approx(expected)
+    assert found["brier"] == pytest.approx(((truth - chances) ** 2).sum(1).mean())
+    assert found["brier"] == pytest.approx(
+        metrics.brier_score_loss(wanted, chances, labels=classes, scale_by_half=False)
+    )
+    gaps, place = 0.0, np.ceil(chances.max(1) * 15)
+    for number in range(1, 16):
+        own = place == number
+        if own.any():
+            gap = chances.max(1)[own].mean() - truth[np.arange(60), chances.argmax(1)][own].mean()
+            gaps += own.mean() * abs(gap)
+    assert found["ece"] == pytest.approx(gaps)
+
+
+def test_probabilities_of_a_class_without_rows_have_no_rank():
+    answers = [{"label": "a", "probabilities": {"a": 0.9, "b": 0.1}}] * 2
+    found = fitted(["a", "b"]).score(answers, [{"label": "a"}] * 2)
+    assert "auc" not in found and found["ece"] == pytest.approx(0.1)
 
 
 def test_constant_answers_have_no_correlation_and_raise_no_warning():

@@ -2,7 +2,7 @@
 
 problem    one class of two or many, several labels at once, or a number per row
 loss       cross entropy, binary cross entropy per label, or squared error of the standardised number
-metrics    accuracy, macro F1, Matthews, confusion; micro F1, subset accuracy; Pearson, Spearman, errors, R2
+metrics    accuracy, macro F1, Matthews, AUC, calibration, confusion; micro F1, subset accuracy; Pearson, Spearman, R2
 """
 
 import math
@@ -221,7 +221,16 @@ class Classification(Task):
             wanted = np.array([marks(r["label"], labels) for r in rows])
             given = np.array([[n in a["labels"] for n in labels] for a in answers])
             return label_scores.multi_label(wanted, given)
-        return label_scores.single([names(r["label"])[0] for r in rows], [a["label"] for a in answers], labels)
+        classes = [names(r["label"])[0] for r in rows]
+        found = label_scores.single(classes, [a["label"] for a in answers], labels)
+        if any("probabilities" not in a for a in answers):
+            return found
+        chances = [a["probabilities"] for a in answers]
+        ranked, kept = (
+            label_scores.ranking(classes, chances, labels),
+            label_scores.calibration(classes, chances, labels),
+        )
+        return {**found, **ranked, **kept}
 
     def baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
         """The most frequent class or label set, or the mean; probabilities are the shares of the training rows."""
