@@ -5,10 +5,12 @@ import torch
 import transformers as tf
 from torch import nn
 
+import deltatune
 from deltatune.core.errors import SettingsError
 from deltatune.engine.anatomy import Anatomy
 from deltatune.engine.attach import attach
 from deltatune.methods.lora import LoRA
+from detectors import detector
 from models import BERT, LLAMA, VISION, D, F, tiny
 
 SMALL = {key: value for key, value in LLAMA.items() if key != "num_labels"}
@@ -125,6 +127,17 @@ def test_heads_inside_the_backbone_are_found_by_what_they_answer():
     assert "model.enc_score_head" in heads
     assert {f"model.decoder.class_embed.{i}" for i in range(2)} <= set(heads)
     assert "model.decoder.query_pos_head" not in heads
+
+
+@pytest.mark.parametrize("family", ["rt-detr-v2", "d-fine"])
+def test_heads_that_are_listed_outside_again_are_those_inside(family):
+    model = detector(family)
+    heads = Anatomy.of(model).heads
+    assert "model.enc_score_head" in heads
+    assert {"model.decoder.class_embed.0", "model.decoder.class_embed.1"} <= set(heads)
+    adapter = deltatune.attach(model, deltatune.method("linear-probe"))
+    assert adapter.trainable_parameters > 0
+    assert Anatomy.of(tiny("gpt2")).heads == ("lm_head",)  # shares its matrix with the embeddings
 
 
 def test_a_head_on_a_backbone_without_a_name_is_what_comes_after_the_blocks():

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from deltatune.engine.blocks import Stack, backbone_of, under, walk
 
@@ -26,13 +27,22 @@ def heads(model: Any, stacks: Sequence[Stack]) -> tuple[str, ...]:
 
 
 def _outside(model: nn.Module, backbone: nn.Module) -> list[str]:
-    """Children with parameters that are no part of the backbone."""
-    inside = {id(module) for _, module in walk(backbone)}
+    """Children with parameters that are no part of the backbone; output embeddings may share theirs with it.
+
+    RT-DETRv2 lists the heads of its decoder at the top again: they are the decoder's.
+    """
+    inside = {id(tensor) for tensor in _tensors(backbone)}
+    output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return [
         name
-        for name, module in model.named_children()
-        if id(module) not in inside and any(True for _ in module.parameters())
+        for name, child in model.named_children()
+        if child is output or any(id(tensor) not in inside for tensor in _tensors(child))
     ]
+
+
+def _tensors(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters of the base in a module."""
+    return (tensor for _, inner in walk(module) for tensor in inner._parameters.values() if tensor is not None)
 
 
 def _inside(model: Any, stacks: Sequence[Stack]) -> Iterator[str]:
