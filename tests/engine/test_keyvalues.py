@@ -1,9 +1,12 @@
 """Attention modules that take keys and values from outside: heads from shapes, refusals by name."""
 
 import pytest
+import torch
 
-from deltatune.core.errors import SettingsError
+import deltatune
+from deltatune.core.errors import AdapterError, SettingsError
 from deltatune.engine.anatomy import Anatomy
+from detectors import SIDE, detector
 from models import LAYERS, tiny
 
 EXPECTED = {
@@ -47,3 +50,25 @@ def test_a_role_that_only_some_modules_offer_is_refused():
     assert anatomy.attentions(("self",))
     with pytest.raises(SettingsError, match="cross attention"):
         anatomy.attentions(("self", "cross"))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["detr", "yolos", "d-fine"])
+def test_parts_without_attention_keep_what_they_have(family, attention):
+    model = detector(family)
+    model.set_attn_implementation({"": attention, "backbone_config": "eager"} if family != "yolos" else attention)
+    pixels = torch.randn(1, 3, SIDE, SIDE)
+    with torch.no_grad():
+        before = model(pixel_values=pixels).logits
+        adapter = deltatune.attach(model, deltatune.method("prefix", num_virtual_tokens=3))
+        assert not torch.equal(model(pixel_values=pixels).logits, before)
+        adapter.detach()
+        assert model.config._attn_implementation == attention
+        assert torch.equal(model(pixel_values=pixels).logits, before)
+
+
+def test_keys_of_another_width_than_their_projection_are_refused():
+    model = detector("conditional-detr")
+    deltatune.attach(model, deltatune.method("prefix", num_virtual_tokens=3))
+    with pytest.raises(AdapterError, match="keys of width 16 are read beside values of width 8"):
+        model(pixel_values=torch.randn(1, 3, SIDE, SIDE))

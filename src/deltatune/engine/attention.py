@@ -40,6 +40,7 @@ class AttentionSocket(Socket):
         prefix = self._prefix(node, rows, self._source(rows))
         if prefix is None:
             return keys, values, None
+        _check_widths(prefix, keys, values)
         return torch.cat([prefix[0].to(keys.dtype), keys], 2), torch.cat([prefix[1].to(values.dtype), values], 2), None
 
     def run(self, module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -68,6 +69,8 @@ class AttentionSocket(Socket):
         groups = expand_rows(node, batch, "attention")
         source = self._source(batch)
         found = [(rows, self._prefix(child, len(rows), source.rows(rows))) for child, rows in groups]
+        for _, prefix in found:
+            _check_widths(prefix, keys, values)
         longest = max((prefix[0].shape[2] for _, prefix in found if prefix is not None), default=0)
         if not longest:
             return keys, values, None
@@ -83,6 +86,16 @@ class AttentionSocket(Socket):
             front_v = front_v.index_copy(0, index, F.pad(prefix[1].to(values.dtype), (0, 0, pad, 0)))
             seen[index, pad:] = True
         return torch.cat([front_k, keys], 2), torch.cat([front_v, values], 2), seen
+
+
+def _check_widths(prefix: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor) -> None:
+    """Raises `AdapterError` where attention reads other keys than its projection makes."""
+    if prefix is not None and (prefix[0].shape[3] != keys.shape[3] or prefix[1].shape[3] != values.shape[3]):
+        raise AdapterError(
+            f"keys of width {keys.shape[3]} are read beside values of width {values.shape[3]} (Conditional DETR puts "
+            "places beside contents): nothing can be put in front of them",
+            hint="use lora or an adapter on this model",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +132,13 @@ def _register(model: Any, roster: Roster) -> None:
     ours = f"deltatune_{before}"
     AttentionInterface.register(ours, partial(_attention, before))
     AttentionMaskInterface.register(ours, ALL_MASK_ATTENTION_FUNCTIONS[before])
-    model.set_attn_implementation(ours)
-    roster.undo.append(lambda: model.set_attn_implementation(before))
+    others = {  # parts with an attention of their own kind, or without any (the convolutions in front of DETR)
+        key: part._attn_implementation
+        for key in model.config.sub_configs
+        if (part := getattr(model.config, key, None)) is not None and part._attn_implementation != before
+    }
+    model.set_attn_implementation({"": ours, **others} if others else ours)
+    roster.undo.append(lambda: model.set_attn_implementation({"": before, **others} if others else before))
 
 
 def _attention(
