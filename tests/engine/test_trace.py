@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers as tf
 from torch import nn
 
 from deltatune.core.errors import AdapterError, SettingsError
@@ -120,6 +121,12 @@ def test_an_output_out_of_reach_is_refused_by_name():
     with pytest.raises(SettingsError, match=r"rel_attn\.o cannot be reached.*place for mlp"):
         anatomy.sublayers(("attention", "mlp"))
     assert len(anatomy.sublayers(("mlp",))) == LAYERS
+
+
+def test_an_output_that_joins_with_its_channels_in_front_is_refused():
+    model = tf.ConvNextModel(tf.ConvNextConfig(hidden_sizes=[16, 32], depths=[1, 1], num_stages=2))
+    with pytest.raises(SettingsError, match=r"pwconv2 cannot be reached"):
+        Anatomy.of(model).sublayers(("mlp",))
 
 
 def test_a_model_without_sublayers_is_refused():

@@ -97,6 +97,8 @@ class Block:
         entry = self._entry(reading, h) if h else None
         if h is None or residual is None or entry is None:
             return None
+        if h.shape[-1] != end.out_features:  # ConvNeXT's joins with the channels in front
+            return None
         norm = self._norm(join) if self._reads_stream(reading, join) else None
         if norm is not None and (h.key, residual.key) != (join.added, join.residual):
             return None  # scaled on the way: norm(h + residual) is not what runs
