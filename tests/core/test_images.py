@@ -4,6 +4,8 @@ import io
 import struct
 import subprocess
 import sys
+import threading
+import warnings
 import zlib
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 
 from deltatune.core import images
 from deltatune.core.errors import DataError
-from deltatune.core.images import read_image, resized, why_not
+from deltatune.core.images import each_image, read_image, resized, room, why_not
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 
@@ -181,10 +183,44 @@ def test_resizing_is_pillows(tmp_path):
     assert np.array_equal(resized(COLOURS, 7, 5), expected)
 
 
+def test_many_images_are_read_with_their_numbers_and_a_broken_one_is_named(tmp_path):
+    paths = [saved(tmp_path / f"{n}.png", Image.fromarray(COLOURS + n)) for n in range(20)]
+    kept = room(20, *COLOURS.shape)
+    each_image(paths, None, kept.__setitem__)
+    assert all(np.array_equal(kept[n], COLOURS + n) for n in range(20))
+    paths[7].write_bytes(b"")
+    with pytest.raises(DataError, match="7.png"):
+        each_image(paths, None, kept.__setitem__)
+
+
+def test_what_does_not_fit_into_memory_lies_in_a_file_without_a_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "IN_MEMORY", 3 * 8 * 8)
+    assert type(room(1, 3, 8, 8)) is np.ndarray
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    kept = room(2, 3, 8, 8)
+    kept[1] = 7
+    assert isinstance(kept, np.memmap) and (kept[1] == 7).all()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_odd_tags_and_sizes_warn_nobody_and_the_filters_of_warnings_are_put_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns above, and refuses twice as many
+    path = saved(tmp_path / "a.png", Image.fromarray(COLOURS))
+    with pytest.warns(Image.DecompressionBombWarning):
+        Image.open(path).close()
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=each_image, args=([path] * 50, None, lambda *_: None)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before
+
+
 def test_without_pillow_the_extra_is_named_and_everything_else_works(tmp_path):
     code = (
         "import sys; sys.modules['PIL'] = None\n"
-        "import deltatune.core.images, deltatune.core.image_processor, deltatune.core.image_augmentation\n"
+        "import deltatune.core.image_glance, deltatune.core.image_processor, deltatune.core.image_augmentation\n"
         "from deltatune.core.errors import SettingsError\n"
         "try: deltatune.core.images.read_image('a.png')\n"
         "except SettingsError as error: print(error)\n"

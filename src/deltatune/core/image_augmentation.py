@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from deltatune.core.config import Settings
 from deltatune.core.extras import extra
+from deltatune.core.images import LUMA
 
 BILINEAR = 2
 
@@ -116,10 +117,6 @@ def recoloured(pixels_CHW: np.ndarray, settings: ImageAugmentation, generator: n
     found = _light(pixels_CHW, *factors) if settings.colour else pixels_CHW
     share, y, x, covered = generator.random(4)
     return _erased(found, settings.erase * share, y, x) if settings.erase and covered < 0.5 else found
-
-
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Brightness of red, green and blue (ITU-R BT.601)."""
 
 
 def _light(pixels_CHW: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:

@@ -5,12 +5,17 @@ red, green and blue from 0 to 255, upright. Transparent pixels are shown on whit
 that Pillow decodes by itself are opened, and no image of more pixels than `MOST_PIXELS` is decoded.
 """
 
+import tempfile
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from deltatune.core.errors import DataError
 from deltatune.core.extras import extra
@@ -23,48 +28,75 @@ LEAST_SIDE = 8
 LONGEST_RATIO = 100
 """Longer side over the shorter one: resized by its shorter side, a longer strip would be huge."""
 
-Range = tuple[float, float]
-"""The values that are shown black and white, for images of more than 8 bits."""
-SIXTEEN_BITS: Range = (0, 65535)
+Window = tuple[float, float]
+"""The values that are shown black and white, for images of more than 8 bits; a radiologist's window."""
+SIXTEEN_BITS: Window = (0, 65535)
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Brightness of red, green and blue (ITU-R BT.601)."""
+IN_MEMORY = 2 << 30
+"""Bytes of decoded images that are kept in memory; more are kept in a file."""
 
 
-def read_image(path: str | Path, values: Range | None = None) -> np.ndarray:
+def read_image(path: str | Path, window: Window | None = None) -> np.ndarray:
     """The pixels of an image file, [height, width, 3] in uint8.
 
-    `values` are those that become 0 and 255 in images of more than 8 bits (12-bit X-rays: 0 and 4095); none takes the
-    whole range of 16 bits. Raises `DataError` with a reason that begins alike for files that fail alike.
+    `window` are the values that become 0 and 255 in images of more than 8 bits (12-bit X-rays: 0 and 4095); none takes
+    the whole range of 16 bits. Raises `DataError` with a reason that begins alike for files that fail alike.
     """
-    return rgb(opened(path), path, values)
+    with _hushed():
+        return _rgb(_opened(path), path, window)
 
 
-def opened(path: str | Path) -> Any:
+def each_image(paths: Sequence[str | Path], window: Window | None, do: Callable[[int, np.ndarray], None]) -> None:
+    """Calls `do(number, pixels)` for every image, from as many threads as torch uses; decoding leaves Python free.
+
+    Raises `DataError` for the first one that cannot be read.
+    """
+    with _hushed(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in pool.map(
+            lambda number: do(number, _rgb(_opened(paths[number]), paths[number], window)), range(len(paths))
+        ):
+            pass
+
+
+def room(count: int, *shape: int) -> np.ndarray:
+    """Space for `count` images in uint8: in memory, or in a temporary file that goes when nothing needs it.
+
+    >>> room(2, 3, 8, 8).shape
+    (2, 3, 8, 8)
+    """
+    size = (count, *shape)
+    if int(np.prod(size)) <= IN_MEMORY:
+        return np.empty(size, np.uint8)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.uint8, "w+", shape=size)
+
+
+def _opened(path: str | Path) -> Any:
     """A Pillow image, decoded and upright; raises `DataError` for what is missing, broken, animated, tiny or huge."""
     image_module, ops = extra("PIL.Image", "vision"), extra("PIL.ImageOps", "vision")
     _check_file(Path(path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow's warnings (sizes, odd tags) the sizes are checked here
-        try:
-            image_module.init()
-            with image_module.open(path, formats=[kind for kind in KINDS if kind in image_module.OPEN]) as image:
-                _check_shape(image, path)
-                image.load()
-                upright = ops.exif_transpose(image)
-        except image_module.UnidentifiedImageError:
-            raise DataError(f"image is of no known kind ({path}){_hint(Path(path))}") from None
-        except image_module.DecompressionBombError:
-            raise DataError(f"image has more than {MOST_PIXELS:,} pixels ({path})") from None
-        except DataError:
-            raise
-        except Exception as error:  # decoders raise dozens of kinds; to the user they are one
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"image cannot be decoded ({path}): {reason}") from None
-    return upright
+    try:
+        image_module.init()
+        with image_module.open(path, formats=[kind for kind in KINDS if kind in image_module.OPEN]) as image:
+            _check_shape(image, path)
+            image.load()
+            return ops.exif_transpose(image)
+    except image_module.UnidentifiedImageError:
+        raise DataError(f"image is of no known kind ({path}){_hint(Path(path))}") from None
+    except image_module.DecompressionBombError:
+        raise DataError(f"image has more than {MOST_PIXELS:,} pixels ({path})") from None
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise dozens of kinds; to the user they are one
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"image cannot be decoded ({path}): {reason}") from None
 
 
-def rgb(image: Any, path: str | Path, values: Range | None = None) -> np.ndarray:
+def _rgb(image: Any, path: str | Path, window: Window | None) -> np.ndarray:
     """The pixels of a Pillow image, [height, width, 3] in uint8; `path` names it in errors."""
     if image.mode[:1] in ("I", "F"):
-        grey = _eight_bits(np.asarray(image), image.mode, path, values)
+        grey = _eight_bits(np.asarray(image), image.mode, path, window)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         backdrop = extra("PIL.Image", "vision").new("RGBA", image.size, "white")
@@ -83,14 +115,14 @@ def resized(pixels_HWC: np.ndarray, height: int, width: int, resample: int = 3) 
     return np.array(image.resize((width, height), resample=resample))
 
 
-def why_not(path: Any, values: Range | None = None) -> str | None:
+def why_not(path: Any, window: Window | None = None) -> str | None:
     """What is wrong with the value of a column that should be the path of an image, or None; decodes it."""
     if not isinstance(path, str | Path):
         return f"path is not text ({type(path).__name__})"
     if not str(path).strip():
         return "path is empty"
     try:
-        read_image(path, values)
+        read_image(path, window)
     except DataError as error:
         return error.what
     return None
@@ -120,14 +152,14 @@ def _check_shape(image: Any, path: str | Path) -> None:
         raise DataError(f"image has {frames} frames ({path}); save one of them as a file of its own")
 
 
-def _eight_bits(values_HW: np.ndarray, mode: str, path: str | Path, values: Range | None) -> np.ndarray:
+def _eight_bits(values_HW: np.ndarray, mode: str, path: str | Path, window: Window | None) -> np.ndarray:
     """Values of more than 8 bits, from black to white."""
     if not np.isfinite(values_HW).all():
         raise DataError(f"image has values that are not finite ({path})")
     lowest, highest = float(values_HW.min()), float(values_HW.max())
-    if values is None and (mode == "F" or lowest < 0 or highest > SIXTEEN_BITS[1]):
-        raise DataError(f"image has values of unknown range ({path}): {lowest:g} to {highest:g}; name black and white")
-    black, white = values or SIXTEEN_BITS
+    if window is None and (mode == "F" or lowest < 0 or highest > SIXTEEN_BITS[1]):
+        raise DataError(f"image has values of unknown range ({path}): {lowest:g} to {highest:g}; set task.window")
+    black, white = window or SIXTEEN_BITS
     shares = (values_HW.astype(np.float64) - black) / (white - black)
     grey_HW: np.ndarray = np.rint(shares.clip(0, 1) * 255).astype(np.uint8)
     return grey_HW
@@ -142,3 +174,29 @@ def _hint(path: Path) -> str:
         head = file.read(512)
     kind = next((kind for kind, (at, word) in MAGIC.items() if head[at : at + len(word)] == word), None)
     return f": it is {kind}; save its images as PNG, 16 bits where it has more than 8" if kind else ""
+
+
+_hush = threading.Lock()
+_hushing: list[Any] = []
+"""One entry for everyone who reads at the moment; the first one is what puts the filters of warnings back."""
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keeps Pillow's warnings (sizes, odd tags) off the screen: sizes are checked here, odd tags do not matter.
+
+    Filters of warnings belong to the process: whoever comes first sets them and whoever leaves last puts them back.
+    """
+    with _hush:
+        caught = _hushing[0] if _hushing else warnings.catch_warnings()
+        if not _hushing:
+            caught.__enter__()
+            warnings.simplefilter("ignore")
+        _hushing.append(caught)
+    try:
+        yield
+    finally:
+        with _hush:
+            _hushing.pop()
+            if not _hushing:
+                caught.__exit__(None, None, None)
