@@ -21,6 +21,7 @@ from deltatune.engine.describe import describe
 from deltatune.engine.meta import from_config
 from deltatune.engine.precision import choose_attention
 from deltatune.engine.stored import attach_file
+from deltatune.evaluate import pictures
 from deltatune.evaluate.answer import answers
 from deltatune.evaluate.score import score
 from deltatune.finetuning import Run, finetune, train_config
@@ -77,14 +78,18 @@ def predict(
     file: str | None = None,
     model: str | None = None,
     batch_size: int = 64,
+    draw: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Answers of a run or adapter, one per text or row, in order; a row that cannot be used has an `error`.
 
-    Where the task makes one row of several (the items of a user), one answer per such row, then the errors.
+    Where the task makes one row of several (the items of a user), one answer per such row, then the errors. `draw` is a
+    folder for pictures of the answers (boxes on images), numbered as they are.
     """
     if sum(given is not None for given in (texts, rows, file)) != 1:
         raise SettingsError("predict takes texts, or rows, or a file")
     task, loaded, columns = _restored(source, model)
+    if draw is not None:
+        pictures.check(task)
     if file is not None:
         places = rows_of(read(file, Path.cwd()), task, columns, labelled=False)
     else:
@@ -102,10 +107,16 @@ def predict(
         next(answer) if why is None else {"error": _at(known.get(id(row)), why)}
         for row, why in zip(composed, wrong, strict=True)
     ]
+    bad = [{"error": _reason(place)} for place in places if isinstance(place, Rejected)]
     if composed != good:
-        return [*found, *({"error": _reason(place)} for place in places if isinstance(place, Rejected))]
-    answer = iter(found)
-    return [next(answer) if isinstance(place, Placed) else {"error": _reason(place)} for place in places]
+        drawn, found = [*composed, *([None] * len(bad))], [*found, *bad]
+    else:
+        one, other = iter(found), iter(bad)
+        drawn = [place.row if isinstance(place, Placed) else None for place in places]
+        found = [next(other) if row is None else next(one) for row in drawn]
+    if draw is not None:
+        pictures.draw(task, drawn, found, Path(draw))
+    return found
 
 
 def inspect(model: str) -> dict[str, Any]:

@@ -80,6 +80,13 @@ def test_predict_answers_texts_and_files(place, run):
     assert len((place / "answers.jsonl").read_text().splitlines()) == 120
 
 
+def test_answers_that_are_no_places_in_images_are_not_drawn(place, run):
+    code, _, err = call(place, "predict", "runs/one", "--text", "a superb film", "--draw", "pictures")
+    assert code == 2
+    assert "answers of text-classification are not drawn" in err and "leave --draw out" in err
+    assert not (place / "pictures").exists()
+
+
 def test_a_second_run_into_the_same_folder_is_refused(place, run):
     before = (run / "results.json").read_bytes()
     code, _, err = call(place, "train", "run.yaml")

@@ -20,6 +20,9 @@ def run(
         str | None, typer.Option("--input", help="File with rows, an image or a sound, or a folder of them.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="Write JSON lines here.")] = None,
+    draw: Annotated[
+        Path | None, typer.Option("--draw", help="Folder for pictures of the answers (boxes on images).")
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Base model, if not the recorded one.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout.")] = False,
 ) -> None:
@@ -28,7 +31,7 @@ def run(
         raise SettingsError("give either --text or --input")
     from deltatune import api
 
-    answers = api.predict(source, texts=text or None, file=input, model=model)
+    answers = api.predict(source, texts=text or None, file=input, model=model, draw=draw)
     lines = "".join(jsonlib.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
     if output is not None:
         output.write_text(lines, encoding="utf-8")

@@ -107,8 +107,10 @@ class Task(Settings, ABC):
     """Which task each row belongs to; filled in from `data.task_column`."""
 
     @property
-    def predicts(self) -> Literal["classes", "next classes", "labels", "values"]:
-        """What the logits are about: one class each, that of the next position, labels one by one, or numbers."""
+    def predicts(self) -> Literal["classes", "next classes", "labels", "values", "sets"]:
+        """What the logits are about: one class each, that of the next position, labels one by one, numbers, or a set
+        of answers in no order.
+        """
         return "classes"
 
     @property
@@ -203,6 +205,10 @@ class Task(Settings, ABC):
     @abstractmethod
     def read(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
         """One answer per row of the batch, plain values ready for JSON: the answer first, then what is about it."""
+
+    def draw(self, answer: Mapping[str, Any], row: Row) -> Any:
+        """A Pillow image of an answer on its input, for tasks whose answers are places in images."""
+        return None
 
     @abstractmethod
     def score(self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:

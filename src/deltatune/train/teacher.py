@@ -64,6 +64,8 @@ def teacher_of(
     """
     if settings is None:
         return None
+    if task.predicts == "sets":
+        raise SettingsError(f"distillation has no answers to compare in {task.type}: they come in no order")
     name = settings.teacher
     if name == "base":
         if loaded.new and settings.alpha:
