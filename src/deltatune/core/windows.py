@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deltatune.core import tokens
+from deltatune.core.codes import codes_of, texts_in
 from deltatune.core.errors import SettingsError
 from deltatune.core.label_loss import IGNORED
 from deltatune.core.task import LABELS, Batch, Example, inputs_of
@@ -129,11 +129,9 @@ def _named(examples: Sequence[Example], begins: Sequence[Sequence[int]], length:
         for row, example in enumerate(examples)
     ]
     words = [torch.tensor(own, dtype=torch.long).reshape(-1, 3) for own in placed]
-    codes = [np.frombuffer(e["text"].encode("utf-32-le", "surrogatepass"), np.int32).copy() for e in examples]
-    pad = torch.nn.utils.rnn.pad_sequence
     return {
-        WORDS: pad(words, batch_first=True),
-        TEXT: pad([torch.from_numpy(code) for code in codes], batch_first=True),
+        WORDS: torch.nn.utils.rnn.pad_sequence(words, batch_first=True),
+        TEXT: codes_of([example["text"] for example in examples]),
     }
 
 
@@ -156,8 +154,7 @@ def labels_of(batch: Batch) -> Tensor:
 
 def texts_of(batch: Batch) -> list[str]:
     """The text of every row."""
-    codes = batch[TEXT].cpu().numpy().astype("<u4")
-    return [row.tobytes().decode("utf-32-le", "surrogatepass").rstrip("\x00") for row in codes]
+    return texts_in(batch[TEXT])
 
 
 def words_in(batch: Batch, row: int) -> list[tuple[int, int, int]]:
