@@ -1,10 +1,14 @@
 """A model without its weights, to look at its structure."""
 
+import importlib
+import pkgutil
+
 import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
+from deltatune import models
 from deltatune.core.errors import SettingsError
 
 
@@ -13,6 +17,7 @@ def from_config(name: str) -> nn.Module:
 
     Raises `SettingsError` when there is no config or its architecture is unknown. Code from a repository never runs.
     """
+    _know_ours()
     try:
         config = AutoConfig.from_pretrained(name)
         classes = [getattr(transformers, word, None) for word in config.architectures or ()]
@@ -22,3 +27,9 @@ def from_config(name: str) -> nn.Module:
     except (OSError, ValueError, KeyError) as error:
         raise SettingsError(f"model {name!r} cannot be inspected: {str(error).strip().splitlines()[0]}") from None
     return model
+
+
+def _know_ours() -> None:
+    """Networks of ours register with the Auto classes when they are imported."""
+    for info in pkgutil.iter_modules(models.__path__):
+        importlib.import_module(f"{models.__name__}.{info.name}")

@@ -56,7 +56,7 @@ def probe_inputs(model: Any) -> Iterator[dict[str, Tensor] | Tensor]:
         "input_values": _waveform,
         "past_values": _series,
     }
-    found = makers[name](model) if name in makers else {}
+    found = makers[name](model) if name in makers else _own(model, name)
     if getattr(model.config, "is_encoder_decoder", False) and "decoder_input_ids" in _arguments(model):
         found |= {"decoder_input_ids": _tokens(model)["input_ids"]}
     if found:
@@ -97,6 +97,12 @@ class _No(TorchFunctionMode):
         if getattr(func, "__name__", "") in QUESTIONS and args[0].is_meta:
             return False
         return func(*args, **(kwargs or {}))
+
+
+def _own(model: Any, name: str) -> dict[str, Tensor]:
+    """The inputs that a network of its own kind names itself."""
+    inputs: dict[str, Tensor] = getattr(model, "dummy_inputs", {})
+    return dict(inputs) if name in inputs else {}
 
 
 def _arguments(model: Any) -> set[str]:
