@@ -42,3 +42,12 @@ def test_models_without_biases_are_refused_with_another_way(family):
 def test_it_can_be_kept_to_some_modules():
     adapter = deltatune.attach(model_of("bert"), deltatune.BitFit(target_modules=("query", "intermediate")))
     assert adapter.trainable_parameters == 2 * (32 + 48)
+
+
+def test_a_bias_that_is_saved_whole_is_not_shifted_too():
+    """A new module starts random elsewhere: a shift of its bias without the bias would mean nothing there."""
+    path = "bert.encoder.layer.0.attention.self.query"
+    adapter = deltatune.attach(model_of("bert"), deltatune.BitFit(modules_to_save=(path,)))
+    placed = adapter.attached.placed.sites
+    assert f"{path}.bias" not in placed and path.replace("query", "key") + ".bias" in placed
+    assert {f"{path}.weight", f"{path}.bias"} <= set(adapter.attached.saved)

@@ -105,12 +105,12 @@ def _places(method: Method, roster: Roster) -> tuple[list[Site], list[ParameterS
         raise SettingsError(
             f"{method.type} cannot train on a quantised base", hint="load the base unquantised, or use lora"
         )
-    sites = list(method.sites(roster.anatomy))
-    own = {site.path for site in sites if isinstance(site, ParameterSite)}
-    whole = roster.anatomy.parameters(targets=method.modules_to_save) if method.modules_to_save else []
+    whole = list(roster.anatomy.parameters(targets=method.modules_to_save)) if method.modules_to_save else []
+    saved = {site.path for site in whole}  # a change of what was random and is not saved would be of nothing
+    sites = [s for s in method.sites(roster.anatomy) if not (isinstance(s, ParameterSite) and s.path in saved)]
     if not sites and not whole and not method.members():
         raise SettingsError(f"{method.type} finds nothing to train in {type(roster.anatomy.model).__name__}")
-    return sites, [site for site in whole if site.path not in own]
+    return sites, whole
 
 
 def _build(model: nn.Module, method: Method, site: Site, shared: Any, rng: torch.Generator) -> SiteAdapter:
