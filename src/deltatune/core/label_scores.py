@@ -104,6 +104,20 @@ def ranking_of_several(wanted: Any, chances: Any) -> dict[str, Any]:
     }
 
 
+def recall_at(wanted: Sequence[bool], scores: Sequence[float], false_positive_rate: float) -> float | None:
+    """Largest share of the true rows found by a threshold that takes at most this share of the others.
+
+    None where one of the two kinds is missing.
+
+    >>> recall_at([True, True, False, False], [0.9, 0.4, 0.6, 0.1], 0.0)
+    0.5
+    """
+    if all(wanted) or not any(wanted):
+        return None
+    false_rates, recalls, _ = metrics.roc_curve(wanted, scores, drop_intermediate=False)
+    return float(recalls[false_rates <= false_positive_rate].max())
+
+
 BINS = 15
 
 
