@@ -86,8 +86,10 @@ def test_every_method_goes_the_whole_way(place, tmp_path, name, chosen):
     assert texts[1]["error"].endswith("text is empty")
 
 
-def test_lora_learns_what_the_untrained_model_does_not_know(place, tmp_path):
-    run = finetune(place, tmp_path / "run", num_train_epochs=30, early_stopping_patience=None)
+def test_lora_learns_what_the_untrained_model_does_not_know(tmp_path):
+    model_folder(tmp_path / "model", spread=0.2)  # words that differ: the features of a random base are told apart
+    csv_file(tmp_path / "reviews.csv", reviews(720))
+    run = finetune(tmp_path, tmp_path / "run", num_train_epochs=12, learning_rate=4e-3, early_stopping_patience=None)
     assert run.results["test"]["accuracy"] >= 0.8 > run.results["before"]["accuracy"]
     assert deltatune.predict(run.adapter, texts=["the film was dull"])[0]["label"] == "bad"
 
@@ -154,7 +156,7 @@ def test_the_trainer_of_transformers_trains_the_attached_model(place, tmp_path):
 def test_prepare_gives_a_model_for_any_loop():
     model = deltatune.prepare(model_of("bert"), deltatune.LoRA(r=4))
     assert not model.bert.training
-    assert model.config._attn_implementation == "eager" or torch.cuda.is_available()
+    assert model.config._attn_implementation in ("sdpa", "by_shape")
     assert sum(p.requires_grad for p in model.parameters()) == 24
 
 

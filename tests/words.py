@@ -31,7 +31,7 @@ PLAIN = [
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
-def model_folder(folder: Path, width: int = 32) -> Path:
+def model_folder(folder: Path, width: int = 32, spread: float = 0.02) -> Path:
     """A random BERT with its tokenizer, saved as transformers saves them."""
     torch.manual_seed(0)
     words = {word: index for index, word in enumerate([*SPECIAL, *GOOD, *BAD, *PLAIN])}
@@ -56,6 +56,7 @@ def model_folder(folder: Path, width: int = 32) -> Path:
             num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=32,
+            initializer_range=spread,
         )
     ).save_pretrained(folder)
     return folder

@@ -11,11 +11,11 @@ from torch import nn
 from deltatune.core import registry
 from deltatune.core.method import Method
 from deltatune.engine import attach as engine
+from deltatune.engine.attention_by_shape import choose_attention
 from deltatune.engine.blend import How
 from deltatune.engine.blend import blend as blended
 from deltatune.engine.compose import Node
 from deltatune.engine.materialize import materialize as materialized
-from deltatune.engine.precision import choose_attention
 from deltatune.engine.roster import roster_of
 from deltatune.engine.stored import attach_file
 from deltatune.store import adapter as folders

@@ -16,10 +16,10 @@ from deltatune.data.load import rows_of
 from deltatune.data.read import read
 from deltatune.data.usable import with_reasons
 from deltatune.engine.anatomy import Anatomy
+from deltatune.engine.attention_by_shape import choose_attention
 from deltatune.engine.compose import Average, Rows, Stack
 from deltatune.engine.describe import describe
 from deltatune.engine.meta import from_config
-from deltatune.engine.precision import choose_attention
 from deltatune.engine.stored import attach_file
 from deltatune.evaluate import pictures
 from deltatune.evaluate.answer import answers

@@ -21,8 +21,9 @@ from deltatune.core.task import Example, Loaded, Task
 from deltatune.data.load import Splits
 from deltatune.data.load import load as load_splits
 from deltatune.data.usable import usable
+from deltatune.engine.attention_by_shape import choose_attention
 from deltatune.engine.fingerprint import exact_hash
-from deltatune.engine.precision import base_dtype, choose_attention
+from deltatune.engine.precision import base_dtype
 from deltatune.engine.roster import roster_of
 from deltatune.evaluate.curves import draw
 from deltatune.evaluate.score import score

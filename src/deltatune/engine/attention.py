@@ -19,12 +19,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from deltatune.core.errors import AdapterError
 from deltatune.core.site import AttentionSite, KeyValueAdapter
+from deltatune.engine.attention_by_shape import BY_SHAPE
 from deltatune.engine.compose import Average, Rows, Stack, expand_rows, names
 from deltatune.engine.positions import plug_positions
 from deltatune.engine.roster import Roster
 from deltatune.engine.sockets import Socket, repeated, socket
 
-SUPPORTED = ("eager", "sdpa")
+SUPPORTED = ("eager", "sdpa", BY_SHAPE)
 """Attention functions of transformers whose mask is a plain tensor."""
 
 

@@ -1,8 +1,8 @@
-"""Precision and attention of the frozen base: chosen once, by measurement, before training or serving."""
+"""Precision of the frozen base: chosen once, by measurement, before training or serving."""
 
 import time
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +16,6 @@ def base_dtype(bf16: bool | Literal["auto"]) -> torch.dtype:
     if bf16 == "auto":
         return torch.bfloat16 if _faster_in_bf16() else torch.float32
     return torch.bfloat16 if bf16 else torch.float32
-
-
-def choose_attention(model: Any) -> None:
-    """Plain products for attention on a CPU, where the fused kernel is slower in training at common lengths."""
-    fused = getattr(getattr(model, "config", None), "_attn_implementation", None) == "sdpa"
-    if fused and not torch.cuda.is_available():
-        model.set_attn_implementation("eager")
 
 
 @cache
