@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers as tf
 from PIL import Image
+from transformers.utils import ModelOutput
 
 import deltatune
 from deltatune.core.box_labels import visible
@@ -23,6 +24,7 @@ from deltatune.core.task import inputs_of
 from deltatune.data.load import load
 from deltatune.engine.roster import roster_of
 from deltatune.models.patch_detector import PatchDetector, grids, patches
+from deltatune.ops.boxes import surest
 from detectors import FAMILIES, SIDE, VISION, detector
 
 NAMES = ("disc", "square")
@@ -320,6 +322,31 @@ def test_answers_are_those_of_the_processors_of_transformers(folders, tmp_path, 
         assert {(entry["label"], round(entry["score"], 5)) for entry in own} == pairs
         clipped = expected["boxes"][order][0].clamp(min=0).minimum(torch.tensor([80.0, 60, 80, 60]))
         assert own[0]["box"] == pytest.approx(clipped.tolist(), abs=1e-3)
+
+
+def test_suppression_leaves_the_surest_of_a_class_that_overlap():
+    batch = {"labels_size": torch.tensor([[100, 200]])}
+    boxes = torch.tensor([[0.2, 0.5, 0.2, 0.4], [0.22, 0.5, 0.2, 0.4], [0.24, 0.5, 0.2, 0.4], [0.2, 0.5, 0.2, 0.4]])
+    logits = torch.tensor([[2.0, -9], [1, -9], [3, -9], [-9, 2.5]])  # neighbours have IoU 9/11, the ends 8/12
+    output = ModelOutput(logits=logits[None], pred_boxes=boxes[None])
+    for threshold, expected in ((None, [2, 3, 0, 1]), (0.85, [2, 3, 0, 1]), (0.7, [2, 3, 0]), (0.6, [2, 3])):
+        found = fitted(nms_threshold=threshold).read(output, batch)[0]["boxes"]
+        assert [(entry["label"], entry["box"][0]) for entry in found] == [
+            (NAMES[index == 3], pytest.approx(200 * (boxes[index, 0] - 0.1).item())) for index in expected
+        ]
+
+
+@pytest.mark.parametrize("most", [0.1, 0.3, 0.5])
+def test_suppression_is_that_of_the_definition_on_random_boxes(most):
+    torch.manual_seed(0)
+    boxes = torch.rand(60, 2).repeat(1, 2) + torch.cat([torch.zeros(60, 2), 0.1 + 0.3 * torch.rand(60, 2)], 1)
+    groups = torch.randint(2, (60,))
+    kept = []
+    for place, box in enumerate(boxes.tolist()):
+        if all(groups[place] != groups[other] or iou(box, boxes[other].tolist()) <= most for other in kept):
+            kept.append(place)
+    assert surest(boxes, groups, most).nonzero().flatten().tolist() == kept
+    assert len(kept) < 60
 
 
 def test_pixels_are_those_of_the_models_own_processor(folders, tmp_path):

@@ -1,4 +1,4 @@
-"""Boxes: corners and centres, overlap of pairs.
+"""Boxes: corners and centres, overlap of pairs, the best of those that overlap.
 
     IoU(a, b)    |a & b| / |a | b|
     GIoU(a, b)   IoU - (|hull| - |a | b|) / |hull|            in (-1, 1]; the hull is the smallest box around both
@@ -50,3 +50,21 @@ def overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     tiny = torch.finfo(union.dtype).tiny
     iou = shared / union.clamp_min(tiny)
     return iou, iou - (hull - union) / hull.clamp_min(tiny)
+
+
+def surest(corners_N4: Tensor, groups_N: Tensor, most: float) -> Tensor:
+    """Which boxes stay when each takes away the less sure ones of its group that overlap it by an IoU above `most`.
+
+    Corners [N, 4] with the surest box first; truth values [N]. A box that was taken away takes none away (greedy
+    non-maximum suppression).
+
+    >>> boxes = torch.tensor([[0.0, 0, 4, 4], [1, 0, 5, 4], [2, 0, 6, 4], [0, 0, 4, 4]])
+    >>> surest(boxes, torch.tensor([0, 0, 0, 1]), most=0.5).tolist()
+    [True, False, True, True]
+    """
+    iou_NN, _ = overlap(corners_N4[:, None], corners_N4[None])
+    rivals_NN = ((iou_NN > most) & (groups_N[:, None] == groups_N)).triu(1)
+    kept_N = torch.ones(len(corners_N4), dtype=torch.bool, device=corners_N4.device)
+    for place, rivals_N in enumerate(rivals_NN):
+        kept_N &= ~(rivals_N & kept_N[place])
+    return kept_N

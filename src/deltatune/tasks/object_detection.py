@@ -33,7 +33,7 @@ from deltatune.core.pretrained import named_classes, pretrained, processor_of
 from deltatune.core.set_loss import NOTHING, Wanted, kind_of, set_loss
 from deltatune.core.task import Batch, Column, Example, Loaded, Row, Task
 from deltatune.models.patch_detector import on_backbone, shortened
-from deltatune.ops.boxes import centres, corners
+from deltatune.ops.boxes import centres, corners, surest
 
 logger = logging.getLogger("deltatune")
 
@@ -63,6 +63,8 @@ class ObjectDetection(Task):
     """Blocks of a backbone that are used, from the first on; none: all."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Least score of a box in an answer; scoring takes all boxes."""
+    nms_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """IoU above which the less sure of two boxes of a class is left out; none: a set answers for each object once."""
     augmentation: ImageAugmentation | None = None
     """Vary the training images, boxes with them."""
 
@@ -216,16 +218,18 @@ class ObjectDetection(Task):
         sides_B14 = batch["labels_size"].flip(1).repeat(1, 2)[:, None].float()
         boxes_BQ4 = corners(output.pred_boxes.float()).clamp(0, 1) * sides_B14
         boxes_BK4 = boxes_BQ4.gather(1, query_BK[..., None].expand(-1, -1, 4))
-        rows = zip(scores_BK.tolist(), class_BK.tolist(), boxes_BK4.tolist(), strict=True)
-        return [{"boxes": self._entries(*row, least=least)} for row in rows]
+        images = zip(scores_BK, class_BK, boxes_BK4, strict=True)
+        return [{"boxes": self._entries(*image, least=least)} for image in images]
 
-    def _entries(
-        self, scores: Sequence[float], classes: Sequence[int], boxes: Sequence[Any], least: float
-    ) -> list[dict[str, Any]]:
+    def _entries(self, scores_K: Tensor, class_K: Tensor, boxes_K4: Tensor, least: float) -> list[dict[str, Any]]:
+        """The answers of an image for people, those that another one covers left out."""
+        kept_K = scores_K >= least
+        if self.nms_threshold is not None:
+            kept_K &= surest(boxes_K4, class_K, self.nms_threshold)
+        chosen = (values[kept_K].tolist() for values in (class_K, scores_K, boxes_K4))
         return [
             {"label": self.label_names[index], "score": score, "box": box}
-            for score, index, box in zip(scores, classes, boxes, strict=True)
-            if score >= least
+            for index, score, box in zip(*chosen, strict=True)
         ]
 
     def draw(self, answer: Mapping[str, Any], row: Row) -> Any:
