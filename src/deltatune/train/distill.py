@@ -105,6 +105,8 @@ class Distillation:
         p = self.projection
         ours = ours.float() if p is None else p(ours.float())
         distance = (ours - theirs).square().mean(-1)
+        if "logits_to_keep" in batch:  # where the logits are, the labels are
+            distance = distance[:, batch["logits_to_keep"]]
         chosen = supervised(self.task, output.logits, batch)
         if chosen is not None:
             return distance[chosen].sum() / chosen.sum().clamp_min(1)
