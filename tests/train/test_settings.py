@@ -71,7 +71,7 @@ def test_the_command_line_distils_from_the_base_and_from_a_run(place):
         (["--training.distillation.teacher=base", "--training.distillation.temprature=3"], "did you mean temperature?"),
         (["--training.distillation.teacher=base", "--training.distillation.alpha=2"], "training.distillation.alpha"),
         (["--training.loraplus_lr_ratio=16", "--method", "bitfit"], "loraplus_lr_ratio=16 has no effect"),
-        (["--training.metric_for_best_model=acuracy"], "did you mean accuracy?"),
+        (["--training.metric_for_best_model=acuracy"], "did you mean accuracy"),
         (["--training.sampling_temperature=10"], "has no effect without data.task_column"),
         (["--data.task_column=moood", "--data.train=many.csv"], "did you mean mood?"),
     ],
