@@ -732,7 +732,7 @@ def test_a_few_steps_of_every_method_lower_the_loss_or_are_refused(folders, tmp_
     def losses():
         deltatune.attach(base.model, chosen, seed=0)
         optimizer = torch.optim.AdamW([p for p in base.model.parameters() if p.requires_grad], lr=3e-4)
-        for _ in range(4):
+        for _ in range(3):
             optimizer.zero_grad()
             loss = found.loss(base.model(**inputs_of(batch)), batch)
             loss.backward()
