@@ -3,17 +3,18 @@
 import json
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deltatune.core.config import DataSettings
-from deltatune.core.division import by_group
+from deltatune.core.division import by_group, by_size
 from deltatune.core.errors import DataError
 from deltatune.core.registry import task
 from deltatune.data.check import Placed
 from deltatune.data.load import load
-from deltatune.data.near import NEAR, jaccard, near
+from deltatune.data.near import NEAR, near
 from deltatune.data.read import read
 
 
@@ -29,6 +30,34 @@ def test_parts_have_their_shares_where_groups_are_small():
     groups = [index // 3 for index in range(600)]
     parts = by_group(groups, {"validation": 0.1, "test": 0.2}, 1)
     assert [len(parts[name]) for name in ("train", "validation", "test")] == [420, 60, 120]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_division_by_size_keeps_groups_whole_and_the_largest_in_train(seed):
+    chance = np.random.default_rng(seed)
+    groups = chance.zipf(1.6, 200).clip(max=40).tolist()
+    shares = {"validation": 0.1, "test": 0.15}
+    parts = by_size(groups, shares, seed)
+    assert sorted(row for part in parts.values() for row in part) == list(range(200))
+    held = {name: {groups[row] for row in part} for name, part in parts.items()}
+    assert not (held["train"] & held["validation"] or held["train"] & held["test"] or held["validation"] & held["test"])
+    assert all(len(parts[name]) <= round(share * 200) for name, share in shares.items())
+    largest = max(set(groups), key=groups.count)
+    assert largest in held["train"]
+    if all(count == 1 for count in map(groups.count, held["test"])):
+        assert len(parts["test"]) == 30  # single rows always fill what is left
+    assert by_size(groups, shares, seed) == parts
+
+
+def test_the_division_by_size_is_that_of_moleculenet_where_every_part_fits():
+    """Wu et al. 2018 fill train, then validation, then test with whole scaffolds, the largest first."""
+    groups = [name for name, size in zip("abcdefghi", (30, 20, 12, 8, 10, 9, 6, 4, 1)) for _ in range(size)]
+    parts = {"train": [], "validation": [], "test": []}
+    for name in sorted(set(groups), key=lambda name: -groups.count(name)):
+        own = [row for row, other in enumerate(groups) if other == name]
+        fits = next(p for p, size in (("train", 80), ("validation", 10), ("test", 99)) if len(parts[p] + own) <= size)
+        parts[fits] += own
+    assert {name: sorted(rows) for name, rows in parts.items()} == by_size(groups, {"validation": 0.1, "test": 0.1}, 3)
 
 
 def written(tmp_path, rows):
@@ -89,7 +118,7 @@ def test_prefix_filtering_finds_what_comparing_all_pairs_finds(ours, theirs):
     expected = {
         place.line
         for place in others
-        if place.row and any(jaccard(frozenset(place.row), frozenset(row)) >= NEAR for row in ours)
+        if place.row and any(len(place.row & row) / len(place.row | row) >= NEAR for row in ours)
     }
     assert found == expected
 
