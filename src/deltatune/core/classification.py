@@ -218,9 +218,7 @@ class Classification(Task):
             )
         labels = list(self.labels or ())
         if self.problem == "multi-label":
-            wanted = np.array([marks(r["label"], labels) for r in rows])
-            given = np.array([[n in a["labels"] for n in labels] for a in answers])
-            return label_scores.multi_label(wanted, given)
+            return self._score_several(answers, rows, labels)
         classes = [names(r["label"])[0] for r in rows]
         found = label_scores.single(classes, [a["label"] for a in answers], labels)
         if any("probabilities" not in a for a in answers):
@@ -231,6 +229,16 @@ class Classification(Task):
             label_scores.calibration(classes, chances, labels),
         )
         return {**found, **ranked, **kept}
+
+    def _score_several(
+        self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row], labels: Sequence[str]
+    ) -> dict[str, Any]:
+        wanted = np.array([marks(r["label"], labels) for r in rows])
+        found = label_scores.multi_label(wanted, np.array([[n in a["labels"] for n in labels] for a in answers]))
+        if any("probabilities" not in a for a in answers):
+            return found
+        chances = np.array([[a["probabilities"][n] for n in labels] for a in answers])
+        return {**found, **label_scores.ranking_of_several(wanted, chances)}
 
     def baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
         """The most frequent class or label set, or the mean; probabilities are the shares of the training rows."""

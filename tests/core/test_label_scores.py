@@ -1,0 +1,27 @@
+"""Scores of labels that are our own, against scikit-learn's."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from deltatune.core.label_scores import ranking, ranking_of_several
+
+ROWS = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=40).filter(
+    lambda rows: 0 < sum(truth for truth, _ in rows) < len(rows)
+)
+
+
+@settings(deadline=None)
+@given(ROWS)
+def test_rankings_with_ties_are_those_of_scikit_learn(rows):
+    truth, chances = np.array([t for t, _ in rows]), np.array([c / 7 for _, c in rows])
+    expected = {
+        "auc": pytest.approx(metrics.roc_auc_score(truth, chances)),
+        "average_precision": pytest.approx(metrics.average_precision_score(truth, chances)),
+    }
+    scores = [{"no": 1 - chance, "yes": chance} for chance in chances]
+    assert ranking(["yes" if t else "no" for t in truth], scores, ["no", "yes"]) == expected
+    several = np.where(truth, 1.0, 0.0)[:, None]
+    assert ranking_of_several(several, chances[:, None]) == {**expected, "ranked_labels": 1}
