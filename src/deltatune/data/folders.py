@@ -5,9 +5,10 @@ from pathlib import Path
 from deltatune.core.errors import DataError
 from deltatune.data.table import Record, Table
 
-MEDIA = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".wav", ".flac", ".ogg", ".npy", ".ply", ".off"}
-)
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+SHAPES = (".npy", ".ply", ".off")
+MEDIA = frozenset((*IMAGES, *SOUNDS, *SHAPES))
 
 
 def class_folders(folder: Path) -> Table:
