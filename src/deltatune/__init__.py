@@ -24,6 +24,7 @@ _PLACES = {
         "active",
         "attach",
         "blend",
+        "check_config",
         "evaluate",
         "finetune",
         "inspect",

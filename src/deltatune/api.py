@@ -24,7 +24,7 @@ from deltatune.engine.stored import attach_file
 from deltatune.evaluate import pictures
 from deltatune.evaluate.answer import answers
 from deltatune.evaluate.score import score
-from deltatune.finetuning import Run, finetune, train_config
+from deltatune.finetuning import Run, check_config, finetune, train_config
 from deltatune.store import adapter as folders
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "active",
     "attach",
     "blend",
+    "check_config",
     "evaluate",
     "finetune",
     "inspect",

@@ -15,7 +15,7 @@ from torch import nn
 from deltatune.adapters import Adapter, attach, load
 from deltatune.core import registry
 from deltatune.core.config import RunSettings, override, read_yaml
-from deltatune.core.errors import DeltatuneError
+from deltatune.core.errors import DeltatuneError, SettingsError
 from deltatune.core.method import Method
 from deltatune.core.task import Example, Loaded, Task
 from deltatune.data.load import Splits
@@ -55,6 +55,38 @@ def train_config(
     """Trains what a YAML file describes; `overrides` are dotted keys (`training.learning_rate`) with YAML values."""
     values = override(read_yaml(Path(path)), overrides or {})
     return _run(RunSettings.parse(values, ""), resume=resume, quiet=quiet)
+
+
+def check_config(path: str | Path, overrides: Mapping[str, str] | None = None, *, show_mask: int = 0) -> dict[str, Any]:
+    """Reads, checks, splits and encodes the rows of a YAML file as a training would, and trains nothing.
+
+    `rows` and `truncated` count every part, `rejected` and `near_duplicates` are listed, and `shown` has the first
+    `show_mask` training rows in pieces of text that the loss counts or not. Raises what a training would raise.
+    """
+    settings = RunSettings.parse(override(read_yaml(Path(path)), overrides or {}), "")
+    registry.method(settings.method)
+    splits = load_splits(settings.data, registry.task(settings.task), Path.cwd())
+    task = splits.task
+    processor = task.load(settings.model).processor
+    splits, examples = usable(splits, processor, settings.data.max_rejected)
+    shown = [(splits.places[id(row)], task.shown(row, processor)) for row in splits.train[:show_mask]]
+    if shown and not any(pieces for _, pieces in shown):
+        raise SettingsError(f"{task.type} reads no text of which the loss counts a part", hint="leave show_mask out")
+    return {
+        "task": task.type,
+        "rows": {name: len(rows) for name, rows in splits.parts.items()},
+        "rejected": [row.as_json() for row in splits.rejected],
+        "truncated": {name: task.truncated(found) for name, found in examples.items()},
+        "near_duplicates": splits.near,
+        "shown": [
+            {
+                "file": place.file,
+                "line": place.line,
+                "pieces": [{"text": text, "learned": learned} for text, learned in pieces],
+            }
+            for place, pieces in shown
+        ],
+    }
 
 
 def finetune(

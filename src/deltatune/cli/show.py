@@ -20,13 +20,14 @@ def table(
     rows: Sequence[Sequence[str]],
     right: Sequence[int] = (),
     whole: Sequence[int] = (),
+    marked: Sequence[int] = (),
 ) -> None:
-    """A table on stdout; `right` are the columns of numbers, `whole` those whose cells are never broken."""
+    """A table on stdout: `right` are columns of numbers, `whole` those never broken, `marked` the rows in colour."""
     shown = Table(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(columns):
         shown.add_column(name, justify="right" if index in right else "left", overflow="fold", no_wrap=index in whole)
-    for row in rows:
-        shown.add_row(*(str(cell).replace("[", r"\[") for cell in row))
+    for index, row in enumerate(rows):
+        shown.add_row(*(str(cell).replace("[", r"\[") for cell in row), style="green" if index in marked else None)
     Console().print(shown)
 
 
