@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers as tf
 
 import deltatune
 from deltatune.core.errors import AdapterError, SettingsError
@@ -50,6 +51,22 @@ def test_a_role_that_only_some_modules_offer_is_refused():
     assert anatomy.attentions(("self",))
     with pytest.raises(SettingsError, match="cross attention"):
         anatomy.attentions(("self", "cross"))
+
+
+def test_a_part_that_names_its_own_attention_is_reached_beside_one_that_does_not():
+    towers = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    vision = {**towers, "image_size": 16, "patch_size": 8}
+    config = tf.CLIPConfig(text_config=towers, vision_config=vision)
+    model = tf.CLIPForImageClassification(config).eval()  # its text tower is not there: its attention stays unnamed
+    parts = (config, config.vision_config, config.text_config)
+    before = [part._attn_implementation for part in parts]
+    pixels = torch.randn(2, 3, 16, 16)
+    plain = model(pixels).logits
+    adapter = deltatune.attach(model, deltatune.method("prefix", num_virtual_tokens=3), seed=0)
+    assert not torch.allclose(model(pixels).logits, plain)
+    adapter.detach()
+    assert torch.equal(model(pixels).logits, plain)
+    assert [part._attn_implementation for part in parts] == before
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -133,13 +133,21 @@ def _register(model: Any, roster: Roster) -> None:
     ours = f"deltatune_{before}"
     AttentionInterface.register(ours, partial(_attention, before))
     AttentionMaskInterface.register(ours, ALL_MASK_ATTENTION_FUNCTIONS[before])
-    others = {  # parts with an attention of their own kind, or without any (the convolutions in front of DETR)
+    parts = {
         key: part._attn_implementation
         for key in model.config.sub_configs
-        if (part := getattr(model.config, key, None)) is not None and part._attn_implementation != before
+        if (part := getattr(model.config, key, None)) is not None
     }
-    model.set_attn_implementation({"": ours, **others} if others else ours)
-    roster.undo.append(lambda: model.set_attn_implementation({"": before, **others} if others else before))
+    mixed = any(own != before for own in parts.values())
+
+    def put(chosen: str) -> None:
+        """Into all parts but those of another kind, or without any attention (the convolutions in front of DETR)."""
+        model.set_attn_implementation(
+            {"": chosen, **{key: chosen if own == before else own for key, own in parts.items()}} if mixed else chosen
+        )
+
+    put(ours)
+    roster.undo.append(partial(put, before))
 
 
 def _attention(
