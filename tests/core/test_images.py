@@ -14,7 +14,8 @@ from PIL import Image
 
 from deltatune.core import images
 from deltatune.core.errors import DataError
-from deltatune.core.images import each_image, read_image, resized, room, why_not
+from deltatune.core.image_glance import why_not
+from deltatune.core.images import each_image, read_image, resized, room
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 

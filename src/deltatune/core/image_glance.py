@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,13 @@ class Glance:
     def thumbnail(self) -> np.ndarray:
         """The small image, [16, 16, 3] in uint8."""
         return np.frombuffer(self.small, np.uint8).reshape(SMALL, SMALL, 3)
+
+
+def why_not(path: Any, window: Window | None = None) -> str | None:
+    """What is wrong with the value of a column that should be the path of an image, or None."""
+    if not isinstance(path, str | Path):
+        return f"path is not text ({type(path).__name__})"
+    return glance(path, window).wrong if str(path).strip() else "path is empty"
 
 
 def glance(path: str | Path, window: Window | None = None) -> Glance:

@@ -115,19 +115,6 @@ def resized(pixels_HWC: np.ndarray, height: int, width: int, resample: int = 3) 
     return np.array(image.resize((width, height), resample=resample))
 
 
-def why_not(path: Any, window: Window | None = None) -> str | None:
-    """What is wrong with the value of a column that should be the path of an image, or None; decodes it."""
-    if not isinstance(path, str | Path):
-        return f"path is not text ({type(path).__name__})"
-    if not str(path).strip():
-        return "path is empty"
-    try:
-        read_image(path, window)
-    except DataError as error:
-        return error.what
-    return None
-
-
 def _check_file(path: Path) -> None:
     if not path.exists():
         raise DataError(f"image is missing ({path})")
