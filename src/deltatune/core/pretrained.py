@@ -24,7 +24,7 @@ def pretrained(
             network, info = cls.from_pretrained(
                 model, dtype=dtype or torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **config
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise _unusable(model, kind, error) from None
     return network, new_modules(info)
 
@@ -35,7 +35,7 @@ def processor_of(cls: Any, model: str, kind: str, **settings: Any) -> Any:
     with quiet():
         try:
             return cls.from_pretrained(model, **settings)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise _unusable(model, kind, error) from None
 
 
