@@ -162,6 +162,9 @@ def _series(model: Any) -> dict[str, Tensor]:
     config = model.config
     if hasattr(config, "num_input_channels"):
         return {"past_values": _floats(model, ROWS, config.context_length, config.num_input_channels)}
+    if not hasattr(config, "lags_sequence"):  # values without features of time, in patches (TimesFM)
+        values = _floats(model, ROWS, 2 * config.patch_length)
+        return {"past_values": values, "past_values_padding": torch.zeros_like(values, dtype=torch.long)}
     past = config.context_length + max(config.lags_sequence)
     width = () if config.input_size == 1 else (config.input_size,)
     found = {
