@@ -22,13 +22,17 @@ def single(
     smoothing: float,
     ignored: int = IGNORED,
 ) -> Tensor:
-    """Sum over the rows; rows labelled `ignored` count nothing."""
+    """Sum over the rows; rows labelled `ignored` count nothing. Labels are classes [B], or shares of them [B, C]."""
     losses = F.cross_entropy(
         logits_BC, labels_B, weights_C, reduction="none", label_smoothing=smoothing, ignore_index=ignored
     )
     if gamma == 0:
         return losses.sum()
-    chances = logits_BC.softmax(-1).gather(-1, labels_B.clamp_min(0)[:, None])[:, 0]
+    chances = logits_BC.softmax(-1)
+    if labels_B.is_floating_point():
+        chances = (chances * labels_B).sum(-1)
+    else:
+        chances = chances.gather(-1, labels_B.clamp_min(0)[:, None])[:, 0]
     return ((1 - chances) ** gamma * losses).sum()
 
 

@@ -114,6 +114,11 @@ class Task(Settings, ABC):
         return "classes"
 
     @property
+    def mixes(self) -> bool:
+        """Whether training rows are shown mixed with others (`mix`)."""
+        return False
+
+    @property
     @abstractmethod
     def metric(self) -> str:
         """The metric that chooses the best adapter, unless the settings say otherwise."""
@@ -180,6 +185,10 @@ class Task(Settings, ABC):
 
     def augment(self, example: Example, generator: np.random.Generator) -> Example:
         """A training example as it is shown this time; validation and test rows never come here."""
+        return example
+
+    def mix(self, example: Example, other: Example, generator: np.random.Generator) -> Example:
+        """A training example with another one in it, both as they are shown this time; for tasks that say `mixes`."""
         return example
 
     @abstractmethod

@@ -86,7 +86,11 @@ def _share(job: Job, accelerator: Accelerator, number: int, rows: Sequence[int])
 def _augmented(job: Job, number: int, row: int) -> Example:
     """A row as it is shown at this step: the same after a resume, whatever the batches and processes."""
     example = job.examples[row]
-    shown = job.task.augment(example, np.random.default_rng((job.settings.seed, number, row)))
+    generator = np.random.default_rng((job.settings.seed, number, row))
+    shown = job.task.augment(example, generator)
+    if job.task.mixes:
+        other = job.examples[int(generator.integers(len(job.examples)))]
+        shown = job.task.mix(shown, job.task.augment(other, generator), generator)
     return shown if shown is example else {name: value for name, value in shown.items() if name != TRUNK}
 
 

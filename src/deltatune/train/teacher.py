@@ -105,6 +105,11 @@ def _adapted(folder: Path, task: Task, loaded: Loaded, handle: Handle, rows: Seq
 
 def _own(own: Loaded, task: Task, rows: Sequence[Row]) -> Teacher:
     """A teacher with a model of its own, which reads the rows in its own tokens."""
+    if task.mixes:
+        raise SettingsError(
+            "a teacher with a model of its own reads rows as they are, and the student reads them mixed",
+            hint="take mixup out, or name a teacher on the same base",
+        )
     own.model.requires_grad_(False)
     examples = task.pack(encode(task, rows, own.processor), own.model, own.processor)
     return Teacher(own.model, processor=own.processor, examples=examples)
