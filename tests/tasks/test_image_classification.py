@@ -346,6 +346,37 @@ def test_training_images_are_varied_anew_and_the_kept_pixels_stay(folders, data)
     assert all(pixels.shape == before.shape and pixels.dtype == np.uint8 for pixels in shown)
 
 
+def test_mixup_shows_two_images_and_the_shares_of_their_labels(folders, data):
+    rows = absolute(data, [{"path": f"train/{kind}_1.png", "label": kind} for kind in ("disc", "along")])
+    plain, mixed = fitted(), fitted(mixup=0.4)
+    assert not plain.mixes and mixed.mixes
+    one, other = mixed.encode(rows, mixed.load(folders["vit"]).processor)
+    shown = mixed.mix(one, other, np.random.default_rng(3))
+    share = float(np.random.default_rng(3).beta(0.4, 0.4))
+    expected = share * one["pixels"].astype(float) + (1 - share) * other["pixels"]
+    assert shown["pixels"].dtype == np.uint8 and np.abs(shown["pixels"] - expected).max() < 0.51
+    wanted = np.zeros(3)
+    wanted[[one["label"], other["label"]]] = share, 1 - share
+    assert shown["label"] == pytest.approx(wanted.tolist())
+    assert isinstance(one["label"], int)
+
+
+def test_a_teacher_that_would_not_see_the_mixing_is_refused(folders, data, tmp_path):
+    labels = dict(enumerate(sorted(KINDS)))
+    config = tf.ViTConfig(**SIZES, id2label=labels, label2id={name: n for n, name in labels.items()})
+    tf.ViTForImageClassification(config).save_pretrained(tmp_path / "teacher")
+    PROCESSORS["vit"]().save_pretrained(tmp_path / "teacher")
+    with pytest.raises(SettingsError, match="the student reads them mixed; take mixup out"):
+        deltatune.finetune(
+            task={"type": "image-classification", "mixup": 0.2},
+            model=folders["vit"],
+            data={"train": str(data / "train.csv"), "test": str(data / "test.csv")},
+            training={"max_steps": 1, "distillation": {"teacher": str(tmp_path / "teacher")}, "bf16": False},
+            output_dir=tmp_path / "run",
+            quiet=True,
+        )
+
+
 # -- training
 
 
@@ -488,6 +519,7 @@ def test_everything_on_still_learns(data, folders, tmp_path):
         focal_gamma=1.0,
         label_smoothing=0.05,
         augmentation={"flip": "both"},
+        mixup=0.2,
     )
     assert made.results["validation"]["loss"] < made.results["before"]["loss"]
 

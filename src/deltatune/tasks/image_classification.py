@@ -23,6 +23,7 @@ from deltatune.core.image_network import take
 from deltatune.core.image_processor import ImageProcessor
 from deltatune.core.images import Window, each_image, room
 from deltatune.core.linear_baseline import chosen, linear
+from deltatune.core.mixing import blended, blended_labels
 from deltatune.core.pretrained import pretrained
 from deltatune.core.task import Batch, Column, Example, Loaded, Row
 
@@ -44,6 +45,8 @@ class ImageClassification(Classification):
     """Values that are black and white in images of more than 8 bits, such as 0 and 4095; none: 0 and 65535."""
     augmentation: ImageAugmentation | None = None
     """Vary the training images: crops, flips, turns, light and colour."""
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Show training images mixed with another one, by a share from Beta(mixup, mixup); 0.2 is usual."""
 
     @model_validator(mode="after")
     def _check_window(self) -> Self:
@@ -90,6 +93,17 @@ class ImageClassification(Classification):
         if self.augmentation is None:
             return example
         return {**example, "pixels": augmented(example["pixels"], self.augmentation, generator)}
+
+    @property
+    def mixes(self) -> bool:
+        """Where mixup is asked for."""
+        return self.mixup > 0
+
+    def mix(self, example: Example, other: Example, generator: np.random.Generator) -> Example:
+        """The image and its label with another one's in them."""
+        share = float(generator.beta(self.mixup, self.mixup))
+        label = blended_labels(example["label"], other["label"], share, len(self.label_names))
+        return {**example, "pixels": blended(example["pixels"], other["pixels"], share), "label": label}
 
     def collate(self, examples: Sequence[Example], processor: Any) -> Batch:
         """Pixels in float32 [B, 3, height, width]."""
