@@ -15,6 +15,7 @@ from deltatune.engine.blocks import DELTAS
 from deltatune.engine.compose import Rows, by_rows, evaluate, expand_rows, names, weighted
 from deltatune.engine.layers import Covered, FixedBase, Kind, LayerBase, RowsBase, Stacked, original_class, substituted
 from deltatune.engine.roster import Roster
+from deltatune.ops.remade import reading
 
 PREFIX = "adapter_"
 """Before every adapter name in a ModuleDict: `train` or `double` are attributes of modules."""
@@ -63,7 +64,10 @@ class LayerSocket(Socket):
         base = LayerBase(self.kind, module, plain, self._condition(x), alone=isinstance(node, str))
         if isinstance(node, str):  # the common case, and the one that must be fast
             key = PREFIX + node
-            return self.adapters[key](x, base) if key in self.adapters else base(x)
+            if key not in self.adapters:
+                return base(x)
+            with reading(x):
+                return self.adapters[key](x, base)
         if isinstance(node, Rows):
             return self._rows(node, x, base)
         return self._composed(node, x, base)
