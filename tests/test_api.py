@@ -8,6 +8,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 import deltatune
 from contract.cases import model_of, outputs
+from deltatune.core.errors import SettingsError
 from deltatune.core.registry import methods
 from words import csv_file, model_folder, reviews
 
@@ -158,6 +159,15 @@ def test_prepare_gives_a_model_for_any_loop():
     assert not model.bert.training
     assert model.config._attn_implementation in ("sdpa", "by_shape")
     assert sum(p.requires_grad for p in model.parameters()) == 24
+
+
+def test_a_method_is_given_by_name_settings_or_list_too():
+    model = model_of("bert")
+    assert deltatune.attach(model, "ia3", name="a").method == deltatune.method("ia3")
+    assert deltatune.attach(model, {"type": "lora", "r": 2}, name="b").method.r == 2
+    assert len(deltatune.attach(model, ["lora", "prefix"], name="c").members) == 2
+    with pytest.raises(SettingsError, match="did you mean lora"):
+        deltatune.attach(model, "lara")
 
 
 def test_the_design_example_works(tmp_path):

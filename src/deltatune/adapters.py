@@ -1,6 +1,6 @@
 """Adapters on a model: attach, load, combine, for any loop."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +51,11 @@ class Adapter(engine.Handle):
         )
 
 
-def attach(model: nn.Module, method: Method, *, name: str = "default", seed: int = 0) -> Adapter:
+Chosen = Method | str | Mapping[str, Any] | Sequence[Any]
+"""A method, its name, its settings as in a YAML file, or a list of these (a mix)."""
+
+
+def attach(model: nn.Module, method: Chosen, *, name: str = "default", seed: int = 0) -> Adapter:
     """Attaches a new adapter to a model, which stays the same object; its base is frozen.
 
     Raises `AdapterError` for a bad or taken name, `SettingsError` when the method has no place in this model.
@@ -62,7 +66,8 @@ def attach(model: nn.Module, method: Method, *, name: str = "default", seed: int
     >>> adapter.trainable_parameters
     32
     """
-    return Adapter(model, engine.attach(model, method, name=name, seed=seed).name)
+    chosen = method if isinstance(method, Method) else registry.method(method)
+    return Adapter(model, engine.attach(model, chosen, name=name, seed=seed).name)
 
 
 def load(model: nn.Module, folder: str | Path, *, name: str | None = None, trainable: bool = False) -> Adapter:
@@ -78,7 +83,7 @@ def load(model: nn.Module, folder: str | Path, *, name: str | None = None, train
 
 def prepare(
     model: nn.Module,
-    method: Method,
+    method: Chosen,
     *,
     name: str = "default",
     seed: int = 0,
