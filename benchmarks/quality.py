@@ -22,7 +22,7 @@ from deltatune.core.registry import methods
 MODEL = ".cache/models/minilm"
 RUNS = Path("runs/quality")
 PAGE = Path("docs/results/quality.md")
-STEPS = Path("docs/results/steps.json")
+STEPS = Path("docs/results/step.json")
 TRAINING_ROWS = 4_000
 TRAINING = {"num_train_epochs": 2, "per_device_train_batch_size": 32, "early_stopping_patience": None}
 
