@@ -3,6 +3,7 @@
 # make check    lint and types only
 # make demo-models the small pretrained models of the examples, up to 20 minutes each
 # make examples every example config whose inputs have been made, minutes each
+# make torture  the long tests of reliability: hundreds of kills, every byte of a checkpoint
 # make bench    the benchmarks that need no GPU
 # make gpu      the tests that need a GPU, with the machine's own python3
 
@@ -12,7 +13,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test check lint types tests demo-models examples bench gpu clean
+.PHONY: help demo test check lint types tests demo-models examples torture bench gpu clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -46,6 +47,9 @@ demo-models: $(STAMP)
 
 examples: $(STAMP)
 	$(BIN)/python -m pytest -m example tests/test_examples.py
+
+torture: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m torture --timeout 1200
 
 bench: $(STAMP)
 	$(BIN)/python examples/models.py minilm

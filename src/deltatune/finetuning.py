@@ -28,7 +28,7 @@ from deltatune.engine.roster import roster_of
 from deltatune.evaluate.curves import draw
 from deltatune.evaluate.score import score
 from deltatune.store import adapter as folders
-from deltatune.store.run import RunFolder
+from deltatune.store.run import RunFolder, writing
 from deltatune.train.loop import Job, Trained, check, train
 from deltatune.train.teacher import Teacher, teacher_of
 from deltatune.train.trunk import kept
@@ -181,7 +181,8 @@ def _trained(
     facts["results"] = {
         part: {k: v for k, v in results[part].items() if isinstance(v, float)} for part in ("validation", "test")
     }
-    save()
+    with writing(str(folder.adapter)):
+        save()
     results["adapter_bytes"] = folders.size(folder.adapter)
     results["truncated"] = truncated
     results["trunk"] = trunk

@@ -86,11 +86,12 @@ def test_a_second_signal_stops_at_once(stage, tmp_path):
     assert stage.ask("wait", victim) == -signal.SIGINT
 
 
-def test_no_kill_costs_a_confirmed_save_or_leaves_an_unusable_one(stage, tmp_path):
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.torture)])
+def test_no_kill_costs_a_confirmed_save_or_leaves_an_unusable_one(stage, tmp_path, kills):
     chance, confirmed = random.Random(0), tmp_path / "confirmed"
     confirmed.touch()
     unfinished = 0
-    for _ in range(25):
+    for _ in range(kills):
         victim = stage.ask("save", tmp_path, 0)
         time.sleep(chance.uniform(0.02, 0.2))
         os.kill(victim, signal.SIGKILL)
@@ -104,6 +105,17 @@ def test_no_kill_costs_a_confirmed_save_or_leaves_an_unusable_one(stage, tmp_pat
         atomic.sweep(tmp_path)
         assert not list(tmp_path.glob(".*"))
     assert confirmed.stat().st_size > 5 and unfinished > 0
+
+
+def test_a_second_process_is_refused_and_the_first_goes_on(stage, straight, tmp_path):
+    folder = tmp_path / "run"
+    first = stage.ask("train", folder, 0.1)
+    wait_for_a_line(folder)
+    assert stage.ask("wait", stage.ask("train", folder, 0)) == 2
+    assert "another training is running" in (tmp_path / "run.err").read_text()
+    assert stage.ask("wait", first) == 0
+    assert lines(folder) == lines(straight)
+    assert_same_checkpoint(straight, folder, LAST)
 
 
 def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_been(stage, straight, tmp_path):

@@ -51,6 +51,16 @@ def test_a_folder_with_another_run_is_refused_and_untouched(folder, finished, me
     assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
 
 
+def test_of_two_runs_that_begin_at_once_the_second_is_refused(tmp_path):
+    for settings in (SETTINGS, changed(seed=2)):
+        RunFolder(tmp_path).check(settings, resume=False)
+    RunFolder(tmp_path).open(SETTINGS, resume=False)
+    with pytest.raises(SettingsError, match="holds an unfinished run"):
+        RunFolder(tmp_path).open(changed(seed=2), resume=False)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == SETTINGS
+    RunFolder(tmp_path).open(SETTINGS, resume=False)  # the other processes of the same run
+
+
 def test_a_folder_of_somebody_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(SettingsError, match="is not empty; choose another output_dir"):

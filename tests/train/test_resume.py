@@ -1,6 +1,7 @@
 """A resumed training equals one that was never interrupted, to the bit."""
 
 import os
+import random
 import signal
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from deltatune.core.errors import DataError, DeltatuneError
-from deltatune.store import state
+from deltatune.store import atomic, state
 from deltatune.train.loop import Stopped, train
 from train.toy import job, lines, weights
 
@@ -117,6 +118,23 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, c
     train(again, resume=True)
     assert "checkpoint-9 is not usable: state.safetensors has" in caplog.text
     assert_same_checkpoint(tmp_path / "straight", tmp_path / "resumed", 9)
+
+
+@pytest.mark.parametrize("flips", [20, pytest.param(2000, marks=pytest.mark.torture)])
+def test_a_flipped_bit_in_any_file_of_a_checkpoint_is_found(tmp_path, flips):
+    train(job(tmp_path, **SETTINGS))
+    chance, older = random.Random(0), tmp_path / "checkpoint-8"
+    files = sorted((tmp_path / "checkpoint-9").iterdir())
+    assert [path.name for path in files] == ["manifest.json", "state.json", "state.safetensors"]
+    for path in files:
+        good = path.read_bytes()
+        for _ in range(flips):
+            place, bit = chance.randrange(len(good)), 1 << chance.randrange(8)
+            path.write_bytes(good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :])
+            assert atomic.problem(path.parent) is not None, (path.name, place, bit)
+            assert atomic.newest_valid(tmp_path, "checkpoint-") == older
+        path.write_bytes(good)
+        assert atomic.problem(path.parent) is None
 
 
 def test_nothing_whole_to_resume_from_is_an_error(tmp_path):

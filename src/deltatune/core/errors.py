@@ -1,7 +1,7 @@
 """Errors a user can act on: what happened, the value, and what would work.
 
 Every error of ours is a `DeltatuneError`. Its exit code is the one the command line ends with:
-1 the work failed, 2 the settings or the input are wrong, 3 a gate was not met.
+1 the work failed, 2 the settings or the input are wrong, 3 a gate was not met, 4 the disk refuses.
 """
 
 from collections.abc import Iterable
@@ -45,6 +45,12 @@ class GateError(DeltatuneError):
     """A check that the user asked for was not passed."""
 
     exit_code = 3
+
+
+class StorageError(DeltatuneError):
+    """The disk refuses: it is full, read-only or broken. What had been saved is still there."""
+
+    exit_code = 4
 
 
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:

@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,14 +28,14 @@ STAGING, REPLACED, TRASH = ".staging", ".replaced", ".trash"
 def folder(final: Path, *, manifest: bool = True) -> Iterator[Path]:
     """A staging folder that becomes `final` when the block ends well; what stood at `final` is replaced.
 
-    Holds files only, no folders. After an exception `final` is as it was and the staging folder is gone.
+    With a manifest it holds files only, no folders. After an exception `final` is as it was and nothing else is left.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     staging = _hidden(STAGING, final)
     staging.mkdir()
     try:
         yield staging
-        for path in sorted(staging.iterdir()):
+        for path in sorted(staging.rglob("*")):
             _sync(path)
         if manifest:
             write_text(staging / MANIFEST, json.dumps(_manifest(staging), indent=2, sort_keys=True) + "\n")
@@ -69,6 +69,14 @@ def problem(path: Path) -> str | None:
         files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"no readable {MANIFEST} ({type(error).__name__})"
+    try:
+        return _difference(path, files)
+    except OSError as error:
+        return f"cannot be read ({error})"
+
+
+def _difference(path: Path, files: Mapping[str, tuple[int, str]]) -> str | None:
+    """What is otherwise than a manifest says; raises `OSError` when the disk does not give it back."""
     present = {file.name for file in path.iterdir()} - {MANIFEST}
     if present != files.keys():
         return f"files differ from the manifest: {', '.join(sorted(present ^ files.keys()))}"

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from deltatune.core.config import read_yaml
-from deltatune.core.errors import DeltatuneError, SettingsError
+from deltatune.core.errors import DeltatuneError, SettingsError, StorageError
 from deltatune.store import atomic
 
 PACKAGES = ("deltatune", "torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "scikit-learn")
@@ -51,22 +51,32 @@ class RunFolder:
             raise SettingsError(f"output_dir {self.path} {self._content()}", hint=self._way_out())
 
     def open(self, settings: Mapping[str, Any], *, resume: bool) -> None:
-        """Makes the folder of a new run, or tidies the one to go on with."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        atomic.sweep(self.path)
-        if not resume:
-            config = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-            atomic.write_text(self.path / "config.yaml", config)
-            described = json.dumps(environment(), indent=2, sort_keys=True)
-            atomic.write_text(self.path / "environment.json", described + "\n")
+        """Makes the folder of a new run, or tidies the one to go on with.
+
+        Raises `StorageError` when the disk refuses, `SettingsError` when another run began here since `check`.
+        """
+        with writing(str(self.path)):
+            self.path.mkdir(parents=True, exist_ok=True)
+            atomic.sweep(self.path)
+            if not resume:
+                self._begin(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+
+    def _begin(self, config: str) -> None:
+        path = self.path / "config.yaml"
+        if path.exists() and path.read_text(encoding="utf-8") != config:
+            raise SettingsError(f"output_dir {self.path} {self._content()}", hint="choose another output_dir")
+        atomic.write_text(path, config)
+        atomic.write_text(self.path / "environment.json", json.dumps(environment(), indent=2, sort_keys=True) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps every other training out of the folder; the lock of a killed process is void.
 
-        Raises `SettingsError` when a training is running here.
+        Raises `SettingsError` when a training is running here, `StorageError` when the disk refuses.
         """
-        with (self.path / ".lock").open("w") as file:
+        with writing(str(self.path)):
+            lock = (self.path / ".lock").open("w")
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -90,13 +100,18 @@ class RunFolder:
         atomic.write_text(self.metrics, "".join(f"{line}\n" for line in kept))
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Writes results.json."""
-        atomic.write_text(self.results, json.dumps(results, indent=2) + "\n")
+        """Writes results.json; raises `StorageError` when the disk refuses."""
+        with writing(str(self.results)):
+            atomic.write_text(self.results, json.dumps(results, indent=2) + "\n")
 
     def write_rejected(self, rejected: Sequence[Mapping[str, Any]]) -> None:
-        """Writes rejected.jsonl: file, line, reason and content of every row that was not used."""
+        """Writes rejected.jsonl: file, line, reason and content of every row that was not used.
+
+        Raises `StorageError` when the disk refuses.
+        """
         text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rejected)
-        atomic.write_text(self.path / "rejected.jsonl", text)
+        with writing(str(self.path / "rejected.jsonl")):
+            atomic.write_text(self.path / "rejected.jsonl", text)
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint of a step."""
@@ -131,6 +146,17 @@ class RunFolder:
         if (self.path / "config.yaml").is_file() and not self.results.is_file():
             return "go on with --resume, or choose another output_dir"
         return "choose another output_dir"
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Raises `StorageError` where the disk refuses what the block writes."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{what} cannot be written: {error}", hint="make room on the disk, then go on with --resume"
+        ) from error
 
 
 def environment() -> dict[str, Any]:

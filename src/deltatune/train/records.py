@@ -12,7 +12,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from deltatune.core.errors import DeltatuneError
+from deltatune.core.errors import StorageError
+from deltatune.store.run import writing
 from deltatune.store.state import random_state
 from deltatune.train import checkpoint
 from deltatune.train.checkpoint import Training
@@ -73,18 +74,18 @@ class Records:
             logger.warning("going on from %s", newest)
             self.written = training.position.step
         if self.main:
-            self.job.folder.forget_after(training.position.step)
+            with writing("metrics.jsonl"):
+                self.job.folder.forget_after(training.position.step)
 
     @contextmanager
     def _trying(self, what: str, tries: int = TRIES) -> Iterator[None]:
         try:
-            yield
-        except OSError as error:
+            with writing(what):
+                yield
+        except StorageError as error:
             self.failures[what] += 1
             if self.failures[what] >= tries:
-                raise DeltatuneError(
-                    f"{what} cannot be written: {error}", hint="make room on the disk, then go on with --resume"
-                ) from error
-            logger.warning("%s cannot be written, training goes on: %s", what, error)
+                raise
+            logger.warning("%s; training goes on", error.what)
         else:
             self.failures[what] = 0
