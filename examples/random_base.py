@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import torch
-import transformers
 from transformers import AutoConfig
+
+from deltatune.engine.meta import from_config
 
 SEED = 0
 
@@ -26,9 +27,9 @@ def main() -> None:
 def make(source: Path) -> Path:
     """The folder with random weights."""
     folder = source.with_name(f"{source.name}-random")
-    config = AutoConfig.from_pretrained(source)
+    kind = type(from_config(str(source)))
     torch.manual_seed(SEED)
-    model = getattr(transformers, config.architectures[0])(config)
+    model = kind(AutoConfig.from_pretrained(source))
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors*", "pretraining.json"))
     model.save_pretrained(folder)
     return folder
