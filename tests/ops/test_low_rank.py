@@ -69,3 +69,16 @@ def test_rows_that_are_not_contiguous_are_read_right():
     given = tensors()
     given["x"] = given["x"].transpose(0, 1)
     assert torch.allclose(low_rank.linear(*given.values()), plainly(*given.values()))
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 4), (5, 4), (4,)])
+def test_what_is_widened_has_the_gradients_of_the_plain_product(shape):
+    torch.manual_seed(0)
+    h, b = torch.randn(shape, dtype=torch.float64, requires_grad=True), torch.randn(7, 4, dtype=torch.float64)
+    b.requires_grad_()
+    assert torch.equal(low_rank.widened(h, b), F.linear(h, b))
+    assert torch.autograd.gradcheck(low_rank.widened, (h, b))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = low_rank.widened(h.float(), b.float())
+    y.sum().backward()
+    assert y.dtype == torch.bfloat16 and b.grad.shape == b.shape

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from deltatune.core.errors import AdapterError
 from deltatune.core.site import LayerAdapter, LayerSite
+from deltatune.ops import low_rank
 
 
 class Kind(Protocol):
@@ -48,7 +49,7 @@ class Linear:
 
     def expand(self, h: Tensor, weight: Tensor) -> Tensor:
         """h B^T."""
-        return F.linear(h, weight)
+        return low_rank.widened(h, weight)
 
 
 class Transposed(Linear):

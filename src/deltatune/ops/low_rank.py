@@ -57,14 +57,64 @@ class _Linear(torch.autograd.Function):
         x_NI, h_NR, weight, a, b = ctx.saved_tensors
         of_x, of_weight, of_bias, of_a, of_b = ctx.needs_input_grad
         dy_NO = gradients[0].reshape(-1, weight.shape[0])
-        dh_NR = dy_NO @ b
+        dh_NR = narrowed(dy_NO, b)
         dx = (dy_NO @ weight).addmm_(dh_NR, a).view(ctx.shape) if of_x else None
         return (
             dx,
             dy_NO.mT @ x_NI if of_weight else None,
             dy_NO.sum(0) if of_bias else None,
             dh_NR.mT @ x_NI if of_a else None,
-            dy_NO.mT @ h_NR if of_b else None,
+            outer(dy_NO, h_NR) if of_b else None,
+        )
+
+
+def narrowed(dy_NO: Tensor, b_OR: Tensor) -> Tensor:
+    """dy B; with B^T read along its rows, which is up to four times as fast for a small R.
+
+    >>> narrowed(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]))
+    tensor([[11.]])
+    """
+    return dy_NO @ b_OR.mT.contiguous().mT
+
+
+def outer(dy_NO: Tensor, h_NR: Tensor) -> Tensor:
+    """dy^T h [O, R]; as (h^T dy)^T, which is up to ten times as fast for a small R.
+
+    >>> outer(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]]))
+    tensor([[3.],
+            [6.]])
+    """
+    return (h_NR.mT @ dy_NO).mT
+
+
+def widened(h: Tensor, b_OR: Tensor) -> Tensor:
+    """h B^T for h of shape [..., R], with these products in its backward.
+
+    >>> widened(torch.tensor([3.0]), torch.tensor([[1.0], [2.0]]))
+    tensor([3., 6.])
+    """
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(h.device.type):
+        return F.linear(h, b_OR)
+    result: Tensor = _Widened.apply(h, b_OR)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Widened(torch.autograd.Function):
+    """y = h B^T;   dh = dy B,   dB = dy^T h."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(h if ctx.needs_input_grad[1] else None, b)
+        ctx.shape = h.shape
+        return F.linear(h, b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        h, b = ctx.saved_tensors
+        dy_NO = gradients[0].reshape(-1, b.shape[0])
+        return (
+            narrowed(dy_NO, b).view(ctx.shape) if ctx.needs_input_grad[0] else None,
+            outer(dy_NO, h.reshape(-1, b.shape[1])) if ctx.needs_input_grad[1] else None,
         )
 
 
