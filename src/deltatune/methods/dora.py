@@ -22,6 +22,7 @@ from deltatune.core.low_rank import LowRankAdapter, LowRankMethod, changed, read
 from deltatune.core.method import Can
 from deltatune.core.site import Base, LayerSite
 from deltatune.ops import low_rank
+from deltatune.ops.rescaled import rescaled
 
 
 class DoRA(LowRankMethod):
@@ -87,10 +88,7 @@ class DoRAAdapter(LowRankAdapter):
         y = changed(x, base, self.factors, self.dropout)
         channels = (-1, *(1 for _ in range(self.lora_A.dim() - 2)))  # [O] for a matrix, [O, 1, 1] for a convolution
         ratio = self.ratio(base.weight).to(y.dtype).view(channels)
-        if base.bias is None:
-            return ratio * y
-        bias = base.bias.view(channels)
-        return ratio * (y - bias) + bias
+        return rescaled(y, ratio, None if base.bias is None else base.bias.view(channels).to(y.dtype))
 
     def merged(self, base: Base) -> tuple[Tensor, Tensor | None]:
         """m * (W + s B A) / ||W + s B A||, with the bias as it is."""
