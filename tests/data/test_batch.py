@@ -12,7 +12,7 @@ LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 def test_every_row_comes_once_per_epoch(lengths, size, seed, epoch):
     batches = list(Batches(lengths, size, seed).epoch(epoch))
     assert sorted(sum(batches, [])) == list(range(len(lengths)))
-    assert len(batches) == len(Batches(lengths, size, seed))
+    assert len(batches) == Batches(lengths, size, seed).count(epoch)
     assert max(map(len, batches)) <= size
 
 
@@ -41,3 +41,16 @@ def test_scoring_batches_hold_every_row_longest_first(lengths, size):
     batches = by_length(lengths, size)
     order = [lengths[i] for batch in batches for i in batch]
     assert order == sorted(lengths, reverse=True)
+
+
+@given(LENGTHS, st.integers(1, 200), st.integers(0, 2))
+def test_a_budget_of_tokens_holds_and_leaves_no_room_for_another_row(lengths, budget, epoch):
+    whole = Batches(lengths, 4, 3, budget=budget)
+    batches = list(whole.epoch(epoch))
+    assert sorted(sum(batches, [])) == list(range(len(lengths))) and whole.count(epoch) == len(batches)
+    for batch in batches:
+        longest = max(lengths[i] for i in batch)
+        assert len(batch) == 1 or longest * len(batch) <= budget
+    within = len(lengths) <= 50 * 4  # one bucket: only its last batch may have room left
+    full = [longest * (len(batch) + 1) > budget for batch in batches for longest in [max(lengths[i] for i in batch)]]
+    assert not within or full.count(False) <= 1

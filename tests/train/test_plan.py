@@ -16,7 +16,14 @@ def plan(rows: int, batch: int, accumulation: int, epochs: float = 2.0, **more) 
     return Plan.of([{"length": 1 + row % 7} for row in range(rows)], settings)
 
 
-PLANS = st.builds(plan, st.integers(1, 40), st.integers(1, 9), st.integers(1, 5), st.sampled_from([1.0, 2.0, 2.5]))
+PLANS = st.builds(
+    plan,
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.integers(1, 5),
+    st.sampled_from([1.0, 2.0, 2.5]),
+    max_tokens_per_batch=st.none() | st.integers(1, 30),
+)
 
 
 @given(PLANS)
@@ -56,3 +63,10 @@ def test_tokens_are_counted_without_padding():
 
 def test_other_rows_have_another_fingerprint():
     assert plan(10, 4, 1).fingerprint() == plan(10, 2, 3).fingerprint() != plan(11, 4, 1).fingerprint()
+
+
+def test_a_budget_of_tokens_takes_the_place_of_rows():
+    made = plan(100, 4, 1, epochs=1.0, max_tokens_per_batch=28)
+    sizes = {len(batch) for step in made.steps(Position()) for batch in step}
+    assert max(sizes) == 14 and min(sizes - {5}) == 4  # rows of two tokens, and of seven
+    assert made.total == made.batches.count(0) < plan(100, 4, 1, epochs=1.0).total

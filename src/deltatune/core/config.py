@@ -151,6 +151,8 @@ class TrainingSettings(Settings):
     """Stop after this many optimizer steps, whatever the epochs."""
     per_device_train_batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows per forward pass and device."""
+    max_tokens_per_batch: Annotated[int, Field(ge=1)] | None = None
+    """Tokens per forward pass and device, padding counted, instead of rows: short rows come in larger batches."""
     per_device_eval_batch_size: Annotated[int, Field(ge=1)] = 64
     """Rows per forward pass and device when scoring."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1

@@ -4,7 +4,7 @@ The order of an epoch follows from seed and epoch alone, so a position is two nu
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,16 +27,27 @@ class Batches:
     """Task id of every row, from 0."""
     temperature: float = 1.0
     """T: a task of n rows has a share of every epoch proportional to n^(1/T)."""
+    budget: int | None = None
+    """Tokens of a batch, padding counted: short rows come in larger batches, and `batch_size` sizes the buckets only."""
+    counts: dict[int, int] = field(default_factory=dict, compare=False)
+    """Batches of the epochs that were asked for."""
 
-    def __len__(self) -> int:
-        """Batches per epoch."""
-        return -(-len(self.lengths) // self.batch_size)
+    def count(self, number: int) -> int:
+        """Batches of an epoch; with a budget it depends on which rows come together."""
+        if self.budget is None:
+            return -(-len(self.lengths) // self.batch_size)
+        if number not in self.counts:
+            self.counts[number] = len(self._of(number))
+        return self.counts[number]
 
     def epoch(self, number: int, start: int = 0) -> Iterator[list[int]]:
         """The batches of an epoch from batch `start` on.
 
         The very first batch holds the longest row: what does not fit into memory shows at once.
         """
+        yield from self._of(number)[start:]
+
+    def _of(self, number: int) -> list[list[int]]:
         generator = np.random.default_rng((self.seed, number))
         order = self._order(generator)
         lengths = np.asarray(self.lengths)
@@ -45,12 +56,23 @@ class Batches:
         for begin in range(0, len(order), span):
             bucket = order[begin : begin + span]
             bucket = bucket[np.argsort(-lengths[bucket], kind="stable")]
-            batches += [bucket[i : i + self.batch_size].tolist() for i in range(0, len(bucket), self.batch_size)]
+            batches += self._cut(bucket.tolist())
         shuffled = [batches[i] for i in generator.permutation(len(batches))]
         if number == 0:
             longest = lengths[order].max()
             shuffled.sort(key=lambda batch: max(self.lengths[i] for i in batch) < longest)
-        yield from shuffled[start:]
+        return shuffled
+
+    def _cut(self, bucket: list[int]) -> list[list[int]]:
+        """A bucket, longest rows first, as batches; a row longer than the budget is a batch of its own."""
+        if self.budget is None:
+            return [bucket[i : i + self.batch_size] for i in range(0, len(bucket), self.batch_size)]
+        batches = []
+        while bucket:
+            rows = max(1, self.budget // max(1, self.lengths[bucket[0]]))
+            batches.append(bucket[:rows])
+            bucket = bucket[rows:]
+        return batches
 
     def _order(self, generator: np.random.Generator) -> np.ndarray:
         """The rows of an epoch: all of them, or as many in all with every task at its share.

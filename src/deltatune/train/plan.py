@@ -54,10 +54,12 @@ class Plan:
             raise SettingsError("sampling_temperature has no effect on rows without tasks", hint="set data.task_column")
         lengths = [example["length"] for example in examples]
         size = settings.per_device_train_batch_size * processes
-        batches = Batches(lengths, size, settings.seed, tasks, temperature or 1.0)
-        per_epoch = math.ceil(len(batches) / settings.gradient_accumulation_steps)
-        total = settings.max_steps or max(1, math.ceil(per_epoch * settings.num_train_epochs))
-        return cls(batches, settings.gradient_accumulation_steps, total)
+        budget = settings.max_tokens_per_batch and settings.max_tokens_per_batch * processes
+        batches = Batches(lengths, size, settings.seed, tasks, temperature or 1.0, budget)
+        accumulation = settings.gradient_accumulation_steps
+        return cls(
+            batches, accumulation, settings.max_steps or _steps(batches, accumulation, settings.num_train_epochs)
+        )
 
     def steps(self, position: Position) -> Iterator[Step]:
         """Every step from a position on; the position itself stays, `advance` moves it."""
@@ -68,7 +70,7 @@ class Plan:
         position.step += 1
         position.batch += len(step)
         position.tokens += sum(self.batches.lengths[row] for batch in step for row in batch)
-        if position.batch == len(self.batches):
+        if position.batch == self.batches.count(position.epoch):
             position.epoch, position.batch = position.epoch + 1, 0
 
     def fingerprint(self) -> str:
@@ -84,3 +86,10 @@ class Plan:
             while step := list(islice(batches, self.accumulation)):
                 yield step
             epoch, batch = epoch + 1, 0
+
+
+def _steps(batches: Batches, accumulation: int, epochs: float) -> int:
+    """Optimizer steps of so many epochs, of which the last one may be a part."""
+    whole, part = int(epochs), epochs % 1
+    counts = [math.ceil(batches.count(number) / accumulation) for number in range(whole + (part > 0))]
+    return max(1, math.ceil(sum(counts[:whole]) + (part * counts[-1] if part else 0)))
