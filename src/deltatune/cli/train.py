@@ -64,4 +64,16 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
             ("base unchanged", "yes, hash equal before and after"),
         ],
     )
-    typer.echo(f'next: deltatune predict {folder} --text "..."   |   deltatune evaluate {folder} --data FILE')
+    typer.echo(
+        f"next: deltatune predict {folder} {_asked(results['task'])}   |   deltatune evaluate {folder} --data FILE"
+    )
+
+
+def _asked(task: str) -> str:
+    """How an answer is asked for: by a text where that is all a task reads, else by a file."""
+    from deltatune.core import registry
+
+    found = registry.tasks()[task]
+    ours = [column for word, column in found.columns.items() if column.required and word != found.label]
+    by_text = found.rest is None and len(ours) <= 1 and not any(column.path for column in ours)
+    return '--text "..."' if by_text else "--input FILE"

@@ -13,7 +13,7 @@ from deltatune.train.stopping import Best
 
 
 class Progress:
-    """Shows step, loss, metric, tokens per second and time left."""
+    """Shows step, loss, metric, tokens (patches, frames: what lengths are counted in) per second and time left."""
 
     def __init__(self, total: int, start: Position, *, quiet: bool) -> None:
         self.total = total
