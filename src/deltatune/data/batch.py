@@ -28,7 +28,7 @@ class Batches:
     temperature: float = 1.0
     """T: a task of n rows has a share of every epoch proportional to n^(1/T)."""
     budget: int | None = None
-    """Tokens of a batch, padding counted: short rows come in larger batches, and `batch_size` sizes the buckets only."""
+    """Tokens of a batch, padding counted: short rows come in larger batches; `batch_size` sizes the buckets only."""
     counts: dict[int, int] = field(default_factory=dict, compare=False)
     """Batches of the epochs that were asked for."""
 
