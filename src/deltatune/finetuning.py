@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,11 +50,19 @@ class Run:
 
 
 def train_config(
-    path: str | Path, overrides: Mapping[str, str] | None = None, *, resume: bool = False, quiet: bool = False
+    path: str | Path,
+    overrides: Mapping[str, str] | None = None,
+    *,
+    resume: bool = False,
+    allow_change: Collection[str] = (),
+    quiet: bool = False,
 ) -> Run:
-    """Trains what a YAML file describes; `overrides` are dotted keys (`training.learning_rate`) with YAML values."""
+    """Trains what a YAML file describes; `overrides` are dotted keys (`training.learning_rate`) with YAML values.
+
+    `allow_change` names the settings that a resumed run may have otherwise than when it began.
+    """
     values = override(read_yaml(Path(path)), overrides or {})
-    return _run(RunSettings.parse(values, ""), resume=resume, quiet=quiet)
+    return _run(RunSettings.parse(values, ""), resume=resume, allowed=allow_change, quiet=quiet)
 
 
 def check_config(path: str | Path, overrides: Mapping[str, str] | None = None, *, show_mask: int = 0) -> dict[str, Any]:
@@ -98,6 +106,7 @@ def finetune(
     output_dir: str | Path,
     training: Mapping[str, Any] | None = None,
     resume: bool = False,
+    allow_change: Collection[str] = (),
     quiet: bool = False,
 ) -> Run:
     """Trains, evaluates and saves an adapter: the same as `deltatune train`, with the settings as arguments."""
@@ -110,14 +119,14 @@ def finetune(
         "training": dict(training or {}),
         "output_dir": str(output_dir),
     }
-    return _run(RunSettings.parse(values, ""), resume=resume, quiet=quiet)
+    return _run(RunSettings.parse(values, ""), resume=resume, allowed=allow_change, quiet=quiet)
 
 
-def _run(settings: RunSettings, *, resume: bool, quiet: bool) -> Run:
+def _run(settings: RunSettings, *, resume: bool, allowed: Collection[str], quiet: bool) -> Run:
     task, chosen = registry.task(settings.task), registry.method(settings.method)
     resolved = _resolved(settings, task, chosen)
     folder = RunFolder(Path(settings.output_dir))
-    folder.check(resolved, resume=resume)
+    folder.check(resolved, resume=resume, allowed=allowed)
     splits = load_splits(settings.data, task, Path.cwd())
     set_seed(settings.training.seed)
     loaded = splits.task.load(settings.model, base_dtype(settings.training.bf16))

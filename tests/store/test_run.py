@@ -5,9 +5,10 @@ import json
 import pytest
 import yaml
 
+from deltatune.core.config import TrainingSettings
 from deltatune.core.errors import SettingsError
 from deltatune.store import atomic
-from deltatune.store.run import RunFolder
+from deltatune.store.run import CHANGEABLE, RunFolder
 
 SETTINGS = {
     "task": {"type": "toy"},
@@ -94,6 +95,31 @@ def test_a_resume_with_the_same_settings_is_welcome_wherever_the_folder_is_now(f
     folder.check({**SETTINGS, "output_dir": "moved"}, resume=True)
     folder.open({**SETTINGS, "output_dir": "moved"}, resume=True)
     assert yaml.safe_load((folder.path / "config.yaml").read_text()) == SETTINGS
+
+
+def test_a_change_that_is_named_is_accepted_and_noted(folder):
+    named, now = ["training.learning_rate"], changed(learning_rate=1e-3)
+    with pytest.raises(SettingsError, match="accept them with --allow-change training.learning_rate"):
+        folder.check(now, resume=True)
+    folder.check(now, resume=True, allowed=named)
+    folder.open(now, resume=True)
+    assert yaml.safe_load((folder.path / "config.yaml").read_text()) == now
+    (line,) = (folder.path / "changes.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"setting": "training.learning_rate", "before": 1e-05, "now": 1e-3, "step": 0}
+    folder.check(now, resume=True)
+    with pytest.raises(SettingsError, match="seed 1 -> 7; put them back, or start a new run"):
+        folder.check(changed(learning_rate=1e-2, seed=7), resume=True, allowed=named)
+
+
+def test_what_rows_or_weights_depend_on_cannot_be_allowed_to_change(folder):
+    with pytest.raises(SettingsError, match="training.seed cannot change in a run"):
+        folder.check(changed(seed=7), resume=True, allowed=["training.seed"])
+    with pytest.raises(SettingsError, match="may change only when a run is resumed; add --resume"):
+        RunFolder(folder.path / "new").check(SETTINGS, resume=False, allowed=["training.max_steps"])
+
+
+def test_every_setting_that_may_change_exists():
+    assert {key.removeprefix("training.") for key in CHANGEABLE} <= TrainingSettings.model_fields.keys()
 
 
 def test_the_log_is_cut_back_to_a_step(folder):

@@ -152,6 +152,26 @@ def test_other_rows_are_refused(tmp_path):
         train(job(tmp_path, rows=21, **SETTINGS), resume=True)
 
 
+def test_a_changed_rate_decay_length_and_patience_take_effect(tmp_path):
+    """The rest is trained as a training with the new settings would from the same weights and moments."""
+    first = {**SETTINGS, "max_steps": 8, "lr_scheduler_type": "constant", "max_grad_norm": None}
+    with pytest.raises(Stopped):
+        train(interrupted(job(tmp_path / "one", **first), 4))
+    kept = state.load(tmp_path / "one" / "checkpoint-4")
+    changes = {"learning_rate": 0.5, "weight_decay": 0.3, "max_steps": 5, "early_stopping_patience": 1}
+    again = job(tmp_path / "one", **{**first, **changes, "logging_steps": 1})
+    assert train(again, resume=True).steps == 5
+    after = state.load(tmp_path / "one" / "checkpoint-5")
+    assert {group["lr"] for group in after["optimizer"]["param_groups"]} == {0.5}
+    assert {group["weight_decay"] for group in after["optimizer"]["param_groups"]} == {0.3}
+    assert after["best"]["patience"] == 1 and lines(tmp_path / "one")[-2]["learning_rate"] == 0.5
+    for index, (name, old) in enumerate((n, t) for n, t in kept["adapter"].items() if n != "steps"):
+        moments = after["optimizer"]["state"][index]
+        step = moments["exp_avg"] / (1 - 0.9**5) / ((moments["exp_avg_sq"] / (1 - 0.999**5)).sqrt() + 1e-8)
+        expected = old * (1 - 0.5 * 0.3) - 0.5 * step
+        assert torch.allclose(after["adapter"][name], expected, atol=1e-6), name
+
+
 def test_old_checkpoints_go(tmp_path):
     train(job(tmp_path, max_steps=6, eval_steps=1, save_total_limit=3))
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [

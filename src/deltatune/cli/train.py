@@ -13,6 +13,9 @@ def run(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    allow_change: Annotated[
+        list[str] | None, typer.Option(help="Setting that may differ from the run to resume; can be given again.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Train an adapter; any key of the config can be set as `--training.learning_rate 1e-3`."""
@@ -20,7 +23,9 @@ def run(
 
     from deltatune import api
 
-    done = api.train_config(config, overrides(context.args), resume=resume, quiet=quiet)
+    done = api.train_config(
+        config, overrides(context.args), resume=resume, allow_change=allow_change or (), quiet=quiet
+    )
     _report(done.folder, done.results)
     PartialState().destroy_process_group()  # of several processes; left to the interpreter's end it may abort
 

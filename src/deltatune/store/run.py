@@ -1,6 +1,6 @@
 """The run folder: everything one training wrote, and nothing of another.
 
-config.yaml  environment.json  metrics.jsonl  rejected.jsonl  checkpoint-N/  adapter/  results.json
+config.yaml  changes.jsonl  environment.json  metrics.jsonl  rejected.jsonl  checkpoint-N/  adapter/  results.json
 """
 
 import fcntl
@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,13 +18,26 @@ import torch
 import yaml
 
 from deltatune.core.config import read_yaml
-from deltatune.core.errors import DeltatuneError, SettingsError, StorageError
+from deltatune.core.errors import DeltatuneError, SettingsError, StorageError, did_you_mean
 from deltatune.store import atomic
 
 PACKAGES = ("deltatune", "torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "scikit-learn")
 CHECKPOINT = "checkpoint-"
 FREE_TO_CHANGE = ("output_dir",)
 """Settings that a resumed run may have otherwise."""
+CHANGEABLE = frozenset(
+    f"training.{name}"
+    for name in (
+        *("num_train_epochs", "max_steps", "early_stopping_patience", "eval_steps", "logging_steps"),
+        *("learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm"),
+        *("save_total_limit", "per_device_eval_batch_size", "gradient_checkpointing"),
+    )
+)
+"""Settings that a resumed run may have otherwise when they are named: rows, their order and the weights stay."""
+
+
+Changes = dict[str, tuple[Any, Any]]
+"""Dotted setting -> its value when the run began, and now."""
 
 
 class RunFolder:
@@ -37,14 +50,18 @@ class RunFolder:
         self.results = path / "results.json"
         self.curves = path / "curves.png"
 
-    def check(self, settings: Mapping[str, Any], *, resume: bool) -> None:
-        """Whether a run may write here; nothing is written.
+    def check(self, settings: Mapping[str, Any], *, resume: bool, allowed: Collection[str] = ()) -> None:
+        """Whether a run may write here; nothing is written. `allowed` are dotted settings that may have changed.
 
-        Raises `SettingsError` when the folder holds another run, when there is none to resume, or when settings
+        Raises `SettingsError` when the folder holds another run, when there is none to resume, or when other settings
         changed since.
         """
+        if fixed := sorted(set(allowed) - CHANGEABLE):
+            raise SettingsError(f"{fixed[0]} cannot change in a run", hint=did_you_mean(fixed[0], CHANGEABLE))
         if resume:
-            _check_resumable(self.path / "config.yaml", settings)
+            _check_resumable(self._changes(settings), set(allowed))
+        elif allowed:
+            raise SettingsError(f"{min(allowed)} may change only when a run is resumed", hint="add --resume")
         elif self.path.exists() and not self.path.is_dir():
             raise SettingsError(f"output_dir {self.path} is a file", hint="choose another one")
         elif self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
@@ -58,8 +75,12 @@ class RunFolder:
         with writing(str(self.path)):
             self.path.mkdir(parents=True, exist_ok=True)
             atomic.sweep(self.path)
+            config = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
             if not resume:
-                self._begin(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+                self._begin(config)
+            elif changes := self._changes(settings):
+                self._note(changes)
+                atomic.write_text(self.path / "config.yaml", config)
 
     def _begin(self, config: str) -> None:
         path = self.path / "config.yaml"
@@ -137,6 +158,26 @@ class RunFolder:
         """Deletes all but the newest `keep` checkpoints."""
         atomic.prune(self.path, CHECKPOINT, keep)
 
+    def _changes(self, settings: Mapping[str, Any]) -> Changes:
+        """Settings that the run began with otherwise; raises `SettingsError` when there is no run."""
+        config = self.path / "config.yaml"
+        if not config.is_file():
+            raise SettingsError(f"nothing to resume in {self.path}", hint="start without --resume")
+        before, now = _flat(read_yaml(config)), _flat(settings)
+        return {
+            key: (before.get(key), now.get(key))
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and key.split(".")[0] not in FREE_TO_CHANGE
+        }
+
+    def _note(self, changes: Changes) -> None:
+        """Lines of changes.jsonl: what changed, and the checkpoint that stood when it did."""
+        present = atomic.numbered(self.path, CHECKPOINT)
+        with (self.path / "changes.jsonl").open("a", encoding="utf-8") as file:
+            for key, (before, now) in changes.items():
+                line = {"setting": key, "before": before, "now": now, "step": present[-1][0] if present else 0}
+                file.write(json.dumps(line) + "\n")
+
     def _content(self) -> str:
         if not (self.path / "config.yaml").is_file():
             return "is not empty"
@@ -172,20 +213,16 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _check_resumable(config: Path, settings: Mapping[str, Any]) -> None:
-    if not config.is_file():
-        raise SettingsError(f"nothing to resume in {config.parent}", hint="start without --resume")
-    before, now = _flat(read_yaml(config)), _flat(settings)
-    changed = sorted(
-        key
-        for key in before.keys() | now.keys()
-        if before.get(key) != now.get(key) and key.split(".")[0] not in FREE_TO_CHANGE
-    )
-    if changed:
-        shown = ", ".join(f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in changed[:5])
-        raise SettingsError(
-            f"settings changed since the run started: {shown}", hint="put them back, or start a new run"
-        )
+def _check_resumable(changes: Changes, allowed: set[str]) -> None:
+    refused = {key: change for key, change in changes.items() if key not in allowed}
+    if not refused:
+        return
+    shown = ", ".join(f"{key} {before!r} -> {now!r}" for key, (before, now) in list(refused.items())[:5])
+    if refused.keys() <= CHANGEABLE:
+        hint = f"put them back, or accept them with {' '.join(f'--allow-change {key}' for key in refused)}"
+    else:
+        hint = "put them back, or start a new run"
+    raise SettingsError(f"settings changed since the run started: {shown}", hint=hint)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Checkpoints: everything that makes a resumed training equal to one that was never interrupted."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,22 @@ def read(folder: Path, training: Training, plan: Plan, process: int = 0) -> None
             hint="put the old rows back, or start a new run",
         )
     training.handle.load_state_dict(found["adapter"])
+    paces = [(group["initial_lr"], group["weight_decay"]) for group in training.optimizer.param_groups]
     training.optimizer.load_state_dict(found["optimizer"])
     training.schedule.load_state_dict(found["schedule"])
+    _pace(training, paces)
     training.window.load_state_dict(found["window"])
     if training.distillation is not None:
         training.distillation.load_state_dict(found["distillation"])
     training.position = Position(**found["position"])
-    training.best = Best(**found["best"])
+    training.best = Best(**{**found["best"], "patience": training.best.patience})
     if process < len(found["random"]):
         state.restore_random_state(found["random"][process])
+
+
+def _pace(training: Training, paces: Sequence[tuple[float, float]]) -> None:
+    """Rates and decays as the settings say now: they may have been changed on purpose."""
+    schedule = training.schedule
+    schedule.base_lrs = [rate for rate, _ in paces]
+    for group, shape, (rate, decay) in zip(training.optimizer.param_groups, schedule.lr_lambdas, paces, strict=True):
+        group.update(initial_lr=rate, lr=rate * shape(schedule.last_epoch), weight_decay=decay)
