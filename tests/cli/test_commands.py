@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import shlex
+import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -12,6 +14,7 @@ import yaml
 
 from deltatune.cli.main import main
 from deltatune.core.registry import tasks
+from deltatune.train import loop
 from words import csv_file, model_folder, reviews
 
 
@@ -48,6 +51,24 @@ def call(place, *words):
         os.chdir(before)
         sys.argv = arguments
     return code, out.getvalue(), err.getvalue()
+
+
+def test_a_stopped_training_prints_the_command_that_goes_on_and_it_does(place, monkeypatch):
+    words = ["train", "run.yaml", "--output_dir", "runs/stopped", "--training.num_train_epochs=2"]
+    accumulate = loop.accumulate
+
+    def struck(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return accumulate(*args)
+
+    monkeypatch.setattr(loop, "accumulate", struck)
+    code, _, err = call(place, *words)
+    monkeypatch.undo()
+    assert code == 143
+    shown = err.strip().splitlines()[-1].partition("go on with ")[2]
+    assert shown == shlex.join(["deltatune", *words, "--resume"])
+    code, out, err = call(place, *shlex.split(shown)[1:])
+    assert code == 0 and "going on from runs/stopped/checkpoint-1" in err and "6 steps" in out
 
 
 @pytest.fixture(scope="module")

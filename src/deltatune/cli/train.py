@@ -1,5 +1,8 @@
 """`deltatune train`: from a config to a tested adapter."""
 
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,10 +25,13 @@ def run(
     from accelerate import PartialState
 
     from deltatune import api
+    from deltatune.train.signals import Stopped
 
-    done = api.train_config(
-        config, overrides(context.args), resume=resume, allow_change=allow_change or (), quiet=quiet
-    )
+    given, allowed = overrides(context.args), allow_change or ()
+    try:
+        done = api.train_config(config, given, resume=resume, allow_change=allowed, quiet=quiet)
+    except Stopped as stopped:
+        raise Stopped(stopped.number, stopped.folder, _going_on(sys.argv[1:])) from None
     _report(done.folder, done.results)
     PartialState().destroy_process_group()  # of several processes; left to the interpreter's end it may abort
 
@@ -49,6 +55,16 @@ def overrides(arguments: list[str]) -> dict[str, str]:
             value = rest.pop(0)
         found[name] = value
     return found
+
+
+def _going_on(arguments: Sequence[str]) -> str:
+    """The command line that goes on with the run of these arguments.
+
+    >>> _going_on(["train", "my run.yaml", "--method.r=4"])
+    "deltatune train 'my run.yaml' --method.r=4 --resume"
+    """
+    resume = [] if "--resume" in arguments else ["--resume"]
+    return shlex.join(["deltatune", *arguments, *resume])
 
 
 def _report(folder: Path, results: dict[str, Any]) -> None:

@@ -18,11 +18,11 @@ NOTICE = b"\nfinishing the step and saving the state; once more to stop at once\
 class Stopped(DeltatuneError):
     """Training was stopped by a signal with its state saved; exit code 128 + the signal's number."""
 
-    def __init__(self, number: int, folder: Path) -> None:
+    def __init__(self, number: int, folder: Path, command: str = "the same command and --resume") -> None:
         super().__init__(
-            f"stopped by {signal.Signals(number).name}; the state is saved in {folder}",
-            hint="go on with the same command and --resume",
+            f"stopped by {signal.Signals(number).name}; the state is saved in {folder}", hint=f"go on with {command}"
         )
+        self.number, self.folder = number, folder
         self.exit_code = 128 + number
 
 
