@@ -1,0 +1,105 @@
+"""What is handed out: the files of the wheel, what it depends on, and that importing it reaches for no network."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "deltatune"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MOST = 16
+"""Libraries that the package asks for itself; each is one more way in."""
+
+
+def named(requirements):
+    """Names of libraries in lines such as `torch>=2.10`."""
+    return {line.split(">=")[0].split("[")[0].lower() for line in requirements}
+
+
+def imported():
+    """Top-level modules that the source imports, lazily or not, ours and Python's own left out."""
+    found = set()
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "extra":
+                found.add(ast.literal_eval(node.args[0]))
+    return {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - {"deltatune"}
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
+    wheel = pytest.importorskip("hatchling.builders.wheel")
+    (built,) = wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    names = zipfile.ZipFile(built).namelist()
+    code = {name for name in names if ".dist-info/" not in name}
+    assert code == {f"deltatune/{path.relative_to(SOURCE)}" for path in SOURCE.rglob("*.py")} | {"deltatune/py.typed"}
+    about = {name.split(".dist-info/")[1] for name in names if ".dist-info/" in name}
+    assert about == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
+    assert not [name for name in names if name.startswith(("/", "..")) or "__pycache__" in name]
+
+
+def test_two_builds_of_the_wheel_are_equal(tmp_path):
+    wheel = pytest.importorskip("hatchling.builders.wheel")
+    built = [
+        next(wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path / str(n)), versions=["standard"]))
+        for n in (1, 2)
+    ]
+    assert Path(built[0]).read_bytes() == Path(built[1]).read_bytes()
+
+
+def test_the_package_holds_source_and_the_mark_of_its_types_only():
+    kinds = {path.name for path in SOURCE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert kinds == {"py.typed"}
+    assert not list(SOURCE.rglob("test_*")) + list(SOURCE.rglob("*conftest*"))
+
+
+def test_dependencies_are_few_and_each_has_a_lowest_version():
+    assert len(PROJECT["dependencies"]) <= MOST
+    lines = [line for group in PROJECT["optional-dependencies"].values() for line in group]
+    assert not [line for line in PROJECT["dependencies"] if ">=" not in line or "://" in line]
+    assert not [line for line in lines if "://" in line]
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    extras = named(line for group in PROJECT["optional-dependencies"].values() for line in group)
+    of_module = packages_distributions()
+    used = {of_module.get(name, [name])[0].lower().replace("_", "-") for name in imported()} - {"no-such-library"}
+    assert used <= named(PROJECT["dependencies"]) | extras
+    assert named(PROJECT["dependencies"]) <= used
+
+
+def test_versions_with_known_holes_are_not_allowed():
+    """torch below 2.10 unpickles with `weights_only` unsafely, transformers below 5.5 runs code from a config."""
+    lowest = dict(line.split(">=") for line in PROJECT["dependencies"])
+    at_least = {"torch": (2, 10), "transformers": (5, 5)}
+    assert all(tuple(map(int, lowest[name].split("."))) >= version for name, version in at_least.items())
+
+
+def test_importing_every_module_opens_no_socket_and_starts_no_process():
+    script = """
+import importlib, pkgutil, sys
+def hear(event, args):
+    if event.startswith(("socket.connect", "socket.getaddrinfo", "socket.bind", "urllib.Request", "os.system")):
+        raise SystemExit(f"{event} {args!r}")
+    if event == "subprocess.Popen":
+        print("process", args[1])
+sys.addaudithook(hear)
+import deltatune
+names = [info.name for info in pkgutil.walk_packages(deltatune.__path__, "deltatune.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names), "modules")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.split()[-2]) > 200
+    assert "process" not in done.stdout
