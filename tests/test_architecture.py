@@ -142,10 +142,24 @@ def test_nothing_is_unpickled_evaluated_or_handed_to_a_shell():
                 if ast.unparse(node.func) in FORBIDDEN_CALLS:
                     wrong.append(f"{where(path, node.lineno)} calls {ast.unparse(node.func)}")
                 wrong += [
-                    f"{where(path, node.lineno)} passes {word.arg}=True"
+                    f"{where(path, node.lineno)} passes {word.arg}={ast.unparse(word.value)}"
                     for word in node.keywords
-                    if word.arg in ("shell", "allow_pickle", "trust_remote_code")
+                    if word.arg in ("shell", "allow_pickle", "trust_remote_code") and ast.unparse(word.value) != "False"
                 ]
+    assert not wrong
+
+
+def test_code_of_a_model_repository_is_declined_wherever_one_is_loaded():
+    """Unsaid, transformers asks at the terminal whether to run it."""
+    auto = {"from_pretrained", "from_config"}
+    wrong = [
+        where(path, node.lineno)
+        for path in FILES
+        if place(path) != "train"
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in auto
+        if not {"trust_remote_code", None} & {word.arg for word in node.keywords}
+    ]
     assert not wrong
 
 

@@ -18,9 +18,23 @@ class DeltatuneError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, hint: str | None = None) -> None:
-        self.what = what
-        self.hint = hint
+        self.what = what = _shown(what)
+        self.hint = hint = _shown(hint) if hint else hint
         super().__init__(f"{what}; {hint}" if hint else what)
+
+
+MAX_CHARACTERS = 4000
+
+
+def _shown(text: str) -> str:
+    r"""A text that a terminal can show, whoever wrote the names in it: no control characters, no endless line.
+
+    >>> print(_shown("tensor \x1b[2J"))
+    tensor \x1b[2J
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]} ..."
 
 
 class SettingsError(DeltatuneError):

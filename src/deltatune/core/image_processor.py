@@ -98,7 +98,7 @@ def _of_family(config: PreTrainedConfig) -> Any:
 
 
 def _side_of(model: str) -> int:
-    size = getattr(AutoConfig.from_pretrained(model), "image_size", None)
+    size = getattr(AutoConfig.from_pretrained(model, trust_remote_code=False), "image_size", None)
     return size if isinstance(size, int) else USUAL_SIDE
 
 

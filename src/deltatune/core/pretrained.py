@@ -1,6 +1,7 @@
 """Pretrained: a network of transformers with a task's head, and what of it is new."""
 
 from collections.abc import Mapping
+from os.path import exists, isdir, isfile  # those of Path raise for a name that no file can have
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,12 @@ def pretrained(
     with quiet():
         try:
             network, info = cls.from_pretrained(
-                model, dtype=dtype or torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **config
+                model,
+                dtype=dtype or torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,  # unsaid, transformers asks at the terminal whether to run it
+                **config,
             )
         except (OSError, ValueError, ImportError) as error:
             raise _unusable(model, kind, error) from None
@@ -34,7 +40,7 @@ def processor_of(cls: Any, model: str, kind: str, **settings: Any) -> Any:
     check_source(model)
     with quiet():
         try:
-            return cls.from_pretrained(model, **settings)
+            return cls.from_pretrained(model, trust_remote_code=False, **settings)
         except (OSError, ValueError, ImportError) as error:
             raise _unusable(model, kind, error) from None
 
@@ -61,10 +67,10 @@ def new_modules(info: Mapping[str, Any]) -> tuple[str, ...]:
 def check_source(model: str) -> None:
     """Raises `SettingsError` for a path that is not there: it is no hub name."""
     path = Path(model)
-    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or path.exists()
-    if looks_local and not (path / "config.json").is_file():
-        near = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-        what = "has no config.json" if path.is_dir() else "does not exist"
+    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or exists(path)
+    if looks_local and not isfile(path / "config.json"):
+        near = [str(p) for p in path.parent.iterdir() if p.is_dir()] if isdir(path.parent) else []
+        what = "has no config.json" if isdir(path) else "does not exist"
         raise SettingsError(f"model folder {model} {what}", hint=did_you_mean(model, near) if near else None)
 
 

@@ -66,7 +66,7 @@ def method(settings: str | Mapping[str, Any] | Sequence[Any], **fields: Any) -> 
     Traceback (most recent call last):
     deltatune.core.errors.SettingsError: method linear-prob is unknown; did you mean linear-probe?
     """
-    if not isinstance(settings, str | Mapping):
+    if isinstance(settings, list | tuple):
         settings = {"type": "mix", "methods": list(settings)}
     parsed: Method = _parse(methods(), "method", settings, fields)
     return parsed
@@ -78,11 +78,15 @@ def task(settings: str | Mapping[str, Any], **fields: Any) -> Task:
     return parsed
 
 
-def _parse(known: Mapping[str, Any], what: str, settings: str | Mapping[str, Any], fields: Mapping[str, Any]) -> Any:
+def _parse(known: Mapping[str, Any], what: str, settings: Any, fields: Mapping[str, Any]) -> Any:
+    if not isinstance(settings, str | Mapping):
+        raise SettingsError(
+            f"{what} {str(settings)[:80]} is neither a name nor settings", hint=f"known: {', '.join(known)}"
+        )
     values = {"type": settings, **fields} if isinstance(settings, str) else {**settings, **fields}
     name = values.pop("type", None)
     if name is None:
         raise SettingsError(f"{what}.type is missing", hint=f"known: {', '.join(known)}")
-    if name not in known:
-        raise SettingsError(f"{what} {name} is unknown", hint=did_you_mean(str(name), known))
+    if not isinstance(name, str) or name not in known:
+        raise SettingsError(f"{what} {str(name)[:80]} is unknown", hint=did_you_mean(str(name), known))
     return known[name].parse(values, what)

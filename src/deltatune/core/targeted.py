@@ -67,7 +67,16 @@ def matches(path: str, name: str) -> bool:
     >>> matches("bert.encoder.layer.0.output.dense", "output.dense")
     True
     """
-    return path == name or path.endswith(f".{name}") or fnmatchcase(path, name)
+    return path == name or path.endswith(f".{name}") or (is_glob(name) and fnmatchcase(path, name))
+
+
+def is_glob(word: str) -> bool:
+    """Whether a word stands for several names.
+
+    >>> is_glob("*.query"), is_glob("query")
+    (True, False)
+    """
+    return "*" in word or "?" in word or "[" in word
 
 
 def listed(value: str | Sequence[str] | None) -> list[str]:
@@ -78,6 +87,8 @@ def listed(value: str | Sequence[str] | None) -> list[str]:
 def read_targets(config: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `TargetedMethod` in peft's `adapter_config.json`; raises `AdapterError` for regular expressions."""
     targets = listed(config.get("target_modules"))
+    if isinstance(config.get("target_modules"), Mapping) or not all(isinstance(name, str) for name in targets):
+        raise AdapterError(f"adapter_config.json: target_modules {str(targets)[:80]} are not names of modules")
     for name in (*(config.get("rank_pattern") or ()), *(config.get("alpha_pattern") or ()), *targets):
         if set(name) & set("^$()|+\\{}"):
             raise AdapterError(f"adapter_config.json: {name[:80]!r} is a regular expression; only names and globs load")

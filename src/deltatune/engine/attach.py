@@ -19,7 +19,7 @@ from deltatune.engine.layers import kind_of, substituted
 from deltatune.engine.plug import owner, plug, plug_loss, split
 from deltatune.engine.roster import Attached, Roster, roster_of
 
-__all__ = ["Handle", "attach", "check_name", "member_name", "origin"]
+__all__ = ["Handle", "attach", "check_name", "member_name", "origin", "places"]
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?")
 """What an adapter may be called: it becomes a folder, a module key and part of a URL."""
@@ -35,8 +35,7 @@ def attach(
     """
     roster = roster_of(model)
     check_name(name, roster)
-    with roster.activated(None):  # the map is the base's, whatever adapters act
-        sites, saved = _places(method, roster)
+    sites, saved = places(method, roster)
     if parts is None:
         parts = _parts(model, method, name, seed)
     rng = torch.Generator().manual_seed(seed)
@@ -99,8 +98,13 @@ def check_name(name: str, roster: Roster) -> None:
         raise AdapterError(f"an adapter named {name!r} is already attached", hint="detach it or choose another name")
 
 
-def _places(method: Method, roster: Roster) -> tuple[list[Site], list[ParameterSite]]:
+def places(method: Method, roster: Roster) -> tuple[list[Site], list[ParameterSite]]:
     """The method's sites and the tensors of modules trained whole; raises when there is nothing to train."""
+    with roster.activated(None):  # the map is the base's, whatever adapters act
+        return _places(method, roster)
+
+
+def _places(method: Method, roster: Roster) -> tuple[list[Site], list[ParameterSite]]:
     if not method.can.quantised_base and any(layer.quantised for layer in roster.anatomy.every_layer):
         raise SettingsError(
             f"{method.type} cannot train on a quantised base", hint="load the base unquantised, or use lora"

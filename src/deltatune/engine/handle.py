@@ -20,7 +20,7 @@ from deltatune.engine.fingerprint import fingerprint
 from deltatune.engine.plug import plug
 from deltatune.engine.roster import Attached, Roster, roster_of
 from deltatune.engine.sockets import release
-from deltatune.engine.tensors import copy_strictly, replaced_heads, whole_modules
+from deltatune.engine.tensors import copy_strictly, folded_tensors, inside, replaced_heads, whole_modules
 
 
 class Handle:
@@ -190,7 +190,7 @@ class Handle:
             member.load_state_dict(own)
         self.attached.steps = int(rest.pop("steps"))
         for path, module in self.attached.placed.sites.items():
-            module.sized(_inside(path, rest))
+            module.sized(inside(path, rest))
         copy_strictly(rest, self._own_state())
         for module in self.attached.placed.modules():
             module.restored()
@@ -204,7 +204,7 @@ class Handle:
             name=self.name,
             method=attached.method,
             base_model=base_model or getattr(getattr(self.model, "config", None), "_name_or_path", None) or None,
-            tensors=self._folded_tensors(),
+            tensors=folded_tensors(self.attached.placed, self.attached.saved),
             sites=attached.sites,
             saved=tuple(attached.saved),
             saved_modules=whole_modules(self.model, attached.saved),
@@ -224,13 +224,13 @@ class Handle:
         """Takes the tensors of a file; raises `AdapterError` for missing, extra or misshapen ones."""
         attached = self.attached
         for path, module in attached.placed.sites.items():
-            folded = module.opened(_inside(path, tensors))
+            folded = module.opened(inside(path, tensors))
             if folded is not module:  # what a file holds can serve, not train
                 _replug(self.model, self.roster, attached, path, folded)
         shared = attached.placed.shared
         if shared is not None and shared.folded() is not shared:
             attached.placed = Placed(attached.placed.sites, shared.folded())
-        copy_strictly(tensors, self._folded_tensors())
+        copy_strictly(tensors, folded_tensors(self.attached.placed, self.attached.saved))
 
     # -- merging
 
@@ -296,24 +296,6 @@ class Handle:
                     seen.add(id(tensor))
                     found[f"{prefix}.{name}"] = tensor.detach()
         return found
-
-    def _folded_tensors(self) -> dict[str, Tensor]:
-        """Tensors by the names of `AdapterFile.tensors`."""
-        attached = self.attached
-        shared = attached.placed.shared.folded() if attached.placed.shared is not None else None
-        found = {f"shared.{name}": tensor.detach() for name, tensor in (shared.state_dict() if shared else {}).items()}
-        seen = {id(tensor) for tensor in (shared.state_dict(keep_vars=True).values() if shared else ())}
-        for path, module in attached.placed.sites.items():
-            for name, tensor in module.folded().state_dict(keep_vars=True).items():
-                if id(tensor) not in seen:
-                    found[f"{path}.{name}"] = tensor.detach()
-        return found | {path: module.value.detach() for path, module in attached.saved.items()}
-
-
-def _inside(path: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of one site, by their names there."""
-    prefix = f"{path}."
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _replug(model: nn.Module, roster: Roster, attached: Attached, path: str, folded: SiteAdapter) -> None:

@@ -19,11 +19,13 @@ def from_config(name: str) -> nn.Module:
     """
     _know_ours()
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         classes = [getattr(transformers, word, None) for word in config.architectures or ()]
         known = next((cls for cls in classes if cls is not None), None)
         with torch.device("meta"):
-            model: nn.Module = known(config) if known is not None else AutoModel.from_config(config)
+            model: nn.Module = (
+                known(config) if known is not None else AutoModel.from_config(config, trust_remote_code=False)
+            )
     except (OSError, ValueError, KeyError) as error:
         raise SettingsError(f"model {name!r} cannot be inspected: {str(error).strip().splitlines()[0]}") from None
     return model

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from deltatune.core.errors import AdapterError, DeltatuneError
 from deltatune.core.method import AdapterFile, Method
 from deltatune.core.site import Site
-from deltatune.engine.attach import attach, member_name
+from deltatune.engine.attach import attach, check_name, member_name, places
 from deltatune.engine.fingerprint import fingerprint
 from deltatune.engine.handle import Handle
+from deltatune.engine.mould import check_mould, check_size
 from deltatune.engine.roster import roster_of
 from deltatune.engine.tensors import replaced_heads
 
@@ -27,11 +28,15 @@ def attach_file(model: nn.Module, file: AdapterFile, translate: Translate, *, na
     before, known = roster.active, set(roster.adapters)
     name = name or file.name
     try:
+        check_name(name, roster)
         parts = _parts(model, file, translate, name)
+        check_size(model, name, list(file.tensors.values()), "has")
+        found = places(file.method, roster)
+        tensors = translate(file.tensors, file.method, found[0], tuple(site.path for site in found[1]))
+        check_mould(model, file.method, found, tensors, name)
         handle = attach(model, file.method, name=name, parts=parts)
         _check_base(model, file, handle)
-        attached = handle.attached
-        handle.load_tensors(translate(file.tensors, attached.method, attached.sites, tuple(attached.saved)))
+        handle.load_tensors(tensors)
     except DeltatuneError:
         for new in reversed([each for each in roster.adapters if each not in known]):
             if new in roster.adapters:  # not gone with another
@@ -44,7 +49,10 @@ def attach_file(model: nn.Module, file: AdapterFile, translate: Translate, *, na
 
 
 def _parts(model: nn.Module, file: AdapterFile, translate: Translate, name: str) -> list[str]:
-    """Names of the attached parts."""
+    """Names of the attached parts; raises `AdapterError` when the file has others than its method works on."""
+    wanted = len(file.method.members()) + len(file.method.reads())
+    if len(file.parts) != wanted:
+        raise AdapterError(f"adapter {file.name!r} works on {wanted} others, and its file has {len(file.parts)}")
     if file.method.members():
         pairs = zip(file.parts, file.method.members(), strict=True)
         names = [member_name(name, index, member) for index, (_, member) in enumerate(pairs)]

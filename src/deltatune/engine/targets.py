@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from deltatune.core.errors import SettingsError, did_you_mean
 from deltatune.core.method import Targets
 from deltatune.core.site import LayerSite
-from deltatune.core.targeted import listed
+from deltatune.core.targeted import is_glob, listed
 
 ALL_LINEAR = "all-linear"
 """Every matrix inside the blocks, except those that route tokens to experts."""
@@ -45,7 +45,7 @@ def names_path(word: str, path: str) -> bool:
     >>> names_path("q_proj", "model.layers.0.self_attn.q_proj"), names_path("*.0.*.q_proj", "layers.0.self_attn.q_proj")
     (True, True)
     """
-    if "*" in word or "?" in word or "[" in word:
+    if is_glob(word):
         return fnmatchcase(path, word)
     return path == word or path.endswith(f".{word}")
 
@@ -62,7 +62,7 @@ def _is_linear(layer: LayerSite) -> bool:
 
 def _named(layers: Sequence[LayerSite], targets: Targets, setting: str, model: str) -> set[str]:
     found: set[str] = set()
-    for word in listed(targets):
+    for word in dict.fromkeys(listed(targets)):
         named = chosen(layers, word)
         if not named:
             raise SettingsError(f"{setting} {word!r} matches nothing in {model}", hint=_hint(word, layers))

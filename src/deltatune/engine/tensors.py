@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError
-from deltatune.core.site import ParameterSite
+from deltatune.core.method import Placed
+from deltatune.core.site import ParameterSite, ReplacedTensor
 from deltatune.engine.roster import Attached
 
 
@@ -30,8 +31,35 @@ def whole_modules(model: nn.Module, saved: Collection[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def folded_tensors(placed: Placed, saved: Mapping[str, ReplacedTensor]) -> dict[str, Tensor]:
+    """Tensors of an adapter by the names of `AdapterFile.tensors`, each once."""
+    shared = placed.shared.folded() if placed.shared is not None else None
+    found = {f"shared.{name}": tensor.detach() for name, tensor in (shared.state_dict() if shared else {}).items()}
+    seen = {id(tensor) for tensor in (shared.state_dict(keep_vars=True).values() if shared else ())}
+    for path, module in placed.sites.items():
+        for name, tensor in module.folded().state_dict(keep_vars=True).items():
+            if id(tensor) not in seen:
+                found[f"{path}.{name}"] = tensor.detach()
+    return found | {path: module.value.detach() for path, module in saved.items()}
+
+
+def inside(path: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one site, by their names there."""
+    prefix = f"{path}."
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
 def copy_strictly(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
     """Copies values by name; raises `AdapterError` naming what is missing, extra, misshapen or not finite."""
+    check_fit(source, target)
+    _refuse("has values that are not finite", [n for n, t in source.items() if not bool(torch.isfinite(t).all())])
+    with torch.no_grad():
+        for name, tensor in target.items():
+            tensor.copy_(source[name])
+
+
+def check_fit(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Raises `AdapterError` naming what is missing, extra, misshapen or of another kind; looks at no value."""
     _refuse("is missing", sorted(target.keys() - source.keys()))
     _refuse("does not belong to this adapter", sorted(source.keys() - target.keys()))
     _refuse(
@@ -45,10 +73,6 @@ def copy_strictly(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) ->
     _refuse(
         "holds whole numbers", [n for n, t in source.items() if target[n].is_floating_point() > t.is_floating_point()]
     )
-    _refuse("has values that are not finite", [n for n, t in source.items() if not bool(torch.isfinite(t).all())])
-    with torch.no_grad():
-        for name, tensor in target.items():
-            tensor.copy_(source[name])
 
 
 def _refuse(what: str, names: list[str]) -> None:

@@ -75,7 +75,7 @@ class DoRAAdapter(LowRankAdapter):
     ) -> None:
         super().__init__(site, rank, scale, dropout, rng)
         flat = weight if site.copies else weight.flatten(1)
-        self.magnitude = nn.Parameter(flat.detach().float().norm(dim=-1).cpu())
+        self.magnitude = nn.Parameter(flat.detach().float().norm(dim=-1).to(self.lora_A.device))
 
     def ratio(self, weight: Tensor) -> Tensor:
         """m / ||W + s B A||, [O] or [E, O], in float32; only m takes a gradient."""

@@ -135,7 +135,7 @@ class Encoder(nn.Module):
         self.layers, self.dropout = method.encoder_num_layers, method.encoder_dropout
         self.embeddings = nn.Parameter(torch.empty(method.num_virtual_tokens, width).normal_(generator=rng))
         with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=rng, device="cpu")))
             self.recurrent = nn.ParameterList()
             if method.encoder_reparameterization_type == "LSTM":
                 lstm = nn.LSTM(width, hidden, method.encoder_num_layers, bidirectional=True)
@@ -187,6 +187,10 @@ class PromptEncoder(InputAdapter):
         """P alone."""
         return SoftPrompt(self.encoder.computed(), self.word, self.stays)
 
+    def opened(self, tensors: Mapping[str, Tensor]) -> SoftPrompt:
+        """Room for P; nothing is computed to be overwritten."""
+        return SoftPrompt(torch.zeros_like(self.encoder.embeddings), self.word, self.stays)
+
 
 class PlacedPrompt(LayerAdapter):
     """P in the places of a token, at the token embedding."""
@@ -202,6 +206,10 @@ class PlacedPrompt(LayerAdapter):
     def folded(self) -> "FoldedPlacedPrompt":
         """P alone."""
         return FoldedPlacedPrompt(self.encoder.computed(), self.token)
+
+    def opened(self, tensors: Mapping[str, Tensor]) -> "FoldedPlacedPrompt":
+        """Room for P; nothing is computed to be overwritten."""
+        return FoldedPlacedPrompt(torch.zeros_like(self.encoder.embeddings), self.token)
 
 
 class FoldedPlacedPrompt(LayerAdapter):

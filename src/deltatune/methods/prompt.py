@@ -60,9 +60,10 @@ class Prompt(PromptMethod):
         tokens = self.num_virtual_tokens
         if site.table is None:  # patches, frames: no vocabulary
             return torch.empty(tokens, site.width).normal_(0, 0.02, generator=rng)
-        table_VD = origin().detach().float().cpu()
+        table_VD = origin().detach()
         if table_VD.is_meta or table_VD.shape[1] != site.width:
             return torch.empty(tokens, site.width).normal_(0, 0.02, generator=rng)
+        table_VD = table_VD.float().cpu()
         if self.prompt_tuning_init == "random":
             return torch.empty(tokens, site.width).normal_(0, float(table_VD.std()), generator=rng)
         ids = torch.tensor(self.initial_token_ids)

@@ -134,7 +134,7 @@ class Projection(Shared):
         rng = torch.Generator().manual_seed(method.projection_prng_key)  # A, then B, as peft draws them
         for name, shape in (("vera_A", (method.r, inputs)), ("vera_B", (outputs, method.r))):
             bound = math.sqrt(6 / shape[1])
-            drawn = torch.empty(shape, device="cpu").uniform_(-bound, bound, generator=rng)
+            drawn = torch.empty(shape).uniform_(-bound, bound, generator=rng)
             self.register_buffer(name, drawn, persistent=method.save_projection)
 
 

@@ -124,7 +124,9 @@ class PatchDetector(PreTrainedModel):  # type: ignore[misc]
         """A fresh head on a backbone, given or fresh too."""
         super().__init__(config)
         width = config.width
-        self.backbone = AutoModel.from_config(config.backbone_config) if backbone is None else backbone
+        self.backbone = (
+            AutoModel.from_config(config.backbone_config, trust_remote_code=False) if backbone is None else backbone
+        )
         self.neck = nn.Sequential(nn.Linear(config.backbone_width, width), nn.LayerNorm(width))
         self.exchange = Exchange(width, config.attention_heads)
         self.class_head = nn.Linear(width, config.num_labels)

@@ -7,6 +7,7 @@ facts of the task) stands in the metadata of the safetensors header, where every
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from deltatune.core.site import Site
 from deltatune.core.targeted import listed
 from deltatune.store import adapterhub, atomic, peft_keys
 from deltatune.store.card import card
-from deltatune.store.files import parsed, read_json, read_tensors
+from deltatune.store.files import parsed, plain_name, read_json, read_tensors, word_of
+from deltatune.store.record import FORMAT, Record, check_globs
 
+MAX_DEPTH = 3
+"""Adapters inside of adapters: a mix of methods may hold a fusion, which reads others."""
 CONFIG, WEIGHTS, PARTS = "adapter_config.json", "adapter_model.safetensors", "parts"
-FORMAT = 1
-"""Version of what we write into the metadata."""
 
 
 def write(file: AdapterFile, folder: Path) -> Path:
@@ -51,21 +53,28 @@ def read(folder: Path) -> AdapterFile:
 
     Raises `AdapterError` for a missing, cut or foreign file, an unknown method or unknown settings.
     """
-    if adapterhub.is_folder(folder):
-        return adapterhub.read(folder)
+    file = adapterhub.read(folder) if adapterhub.is_folder(folder) else _read(folder, MAX_DEPTH)
+    check_globs(file.method)
+    return file
+
+
+def _read(folder: Path, depth: int) -> AdapterFile:
+    """A folder of ours or of peft, whose parts have parts at most to this depth."""
     config = _read_config(folder)
     metadata, tensors = read_tensors(folder / WEIGHTS)
-    extra = parsed(metadata.get("deltatune", "{}"), folder / WEIGHTS)
-    return AdapterFile(
-        name=extra.get("name") or "default",
-        method=_method(_with_saved(config, tensors), extra, folder),
-        base_model=config.get("base_model_name_or_path"),
-        tensors=tensors,
-        sites=(),
-        parts=[read(folder / PARTS / name) for name in _part_names(extra, folder)],
-        fingerprint=extra.get("fingerprint", ""),
-        task_type=config.get("task_type"),
-        facts=extra.get("facts", {}),
+    base, task_type = (word_of(config, key, CONFIG) for key in ("base_model_name_or_path", "task_type"))
+    found = partial(AdapterFile, base_model=base, tensors=tensors, sites=(), task_type=task_type)
+    if "deltatune" not in metadata:
+        return found(name="default", method=_of_peft(_with_saved(config, tensors), folder))
+    record = Record.of(parsed(metadata["deltatune"], folder / WEIGHTS), str(folder / WEIGHTS))
+    if record.parts and not depth:
+        raise AdapterError(f"{folder}: parts are nested more than {MAX_DEPTH} deep")
+    return found(
+        name=record.name,
+        method=registry.method(record.type, **record.settings),
+        parts=[_read(_part(folder, name), depth - 1) for name in record.parts],
+        fingerprint=record.fingerprint,
+        facts=record.facts,
     )
 
 
@@ -82,12 +91,16 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob(WEIGHTS))
 
 
-def _part_names(extra: Mapping[str, Any], folder: Path) -> list[str]:
-    """Names of the parts' folders; raises `AdapterError` for anything but plain names."""
-    names = extra.get("parts", [])
-    if not isinstance(names, list) or any(not isinstance(n, str) or Path(n).name != n or n == ".." for n in names):
-        raise AdapterError(f"{folder}: parts {str(names)[:80]} are not names of folders")
-    return names
+def _part(folder: Path, name: str) -> Path:
+    """The folder of a part; raises `AdapterError` for anything but a plain name, and for a link to elsewhere."""
+    part = folder / PARTS / name
+    if not plain_name(name):
+        raise AdapterError(f"{folder}: part {name[:80]!r} is not the name of a folder")
+    if part.resolve() != folder.resolve() / PARTS / name:
+        raise AdapterError(
+            f"{part} is a link to {part.resolve()}, outside of its folder", hint="put a copy in its place"
+        )
+    return part
 
 
 def _config(file: AdapterFile) -> dict[str, Any]:
@@ -146,9 +159,10 @@ def _with_saved(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dic
 
     peft lists heads that the model may not have, and takes a name for the end of another (`pre_classifier`).
     """
-    names = tuple(listed(config.get("modules_to_save")))
+    given = config.get("modules_to_save")
+    names = tuple(listed(given)) if isinstance(given, str | list | None) else (given,)
     if any(not isinstance(name, str) for name in names):
-        raise AdapterError(f"{CONFIG}: modules_to_save {str(names)[:80]} are not names")
+        raise AdapterError(f"{CONFIG}: modules_to_save {str(given)[:80]} are not names")
     found: dict[str, None] = {}
     for key in tensors:
         parts = key.removeprefix(peft_keys.ROOT).removeprefix("base_model.").split(".")
@@ -160,17 +174,13 @@ def _with_saved(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dic
     return {**config, "modules_to_save": list(found) or None}
 
 
-def _method(config: Mapping[str, Any], extra: Mapping[str, Any], folder: Path) -> Method:
-    """Settings: our own record where there is one, peft's fields otherwise."""
-    if extra:
-        if extra.get("format") != FORMAT:
-            raise AdapterError(f"{folder} was written by a newer deltatune (format {extra.get('format')})")
-        settings = extra.get("settings", {})
-        if not isinstance(settings, dict):
-            raise AdapterError(f"{folder}: the settings in {WEIGHTS} are {type(settings).__name__}, no mapping")
-        return registry.method(str(extra.get("type")), **settings)
+def _of_peft(config: Mapping[str, Any], folder: Path) -> Method:
+    """Settings from peft's fields."""
     for cls in registry.methods().values():
-        found = cls.from_peft(config)
+        try:
+            found = cls.from_peft(config)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise AdapterError(f"{folder / CONFIG}: values are not of the kinds that peft writes: {error}") from None
         if found is not None:
             return found
-    raise AdapterError(f"{folder}: no method for peft_type {config.get('peft_type')!r}")
+    raise AdapterError(f"{folder}: no method for peft_type {str(config.get('peft_type'))[:80]!r}")

@@ -27,7 +27,7 @@ from deltatune.store import adapterhub_config as configs
 from deltatune.store import adapterhub_keys as keys
 from deltatune.store import adapterhub_prompts as prompts
 from deltatune.store import atomic
-from deltatune.store.files import read_json, read_tensors
+from deltatune.store.files import plain_name, read_json, read_tensors, word_of
 
 logger = logging.getLogger("deltatune")
 
@@ -134,7 +134,7 @@ def _file(about: Mapping[str, Any], config: Mapping[str, Any], tensors: Mapping[
     return AdapterFile(
         name=_name(str(about.get("name"))),
         method=method,
-        base_model=about.get("model_name") or None,
+        base_model=word_of(about, "model_name", CONFIG),
         tensors=tensors,
         sites=(),
         parts=parts,
@@ -173,7 +173,7 @@ def _read_fusion(folder: Path) -> AdapterFile:
     return AdapterFile(
         name=_name("-".join(own)),
         method=configs.fusion_of(about["config"], own, sublayers),
-        base_model=about.get("model_name") or None,
+        base_model=word_of(about, "model_name", CONFIG),
         tensors=_tensors(folder / FUSION_WEIGHTS, "save_adapter_fusion"),
         sites=(),
         parts=parts,
@@ -235,8 +235,10 @@ def _fusion_in(folder: Path) -> Path:
 
 def _beside(folder: Path, name: str) -> Path:
     """The folder of an adapter that is fused."""
-    if Path(name).name != name or name == "..":
+    if not plain_name(name):
         raise AdapterError(f"{folder}: {name[:80]!r} is no name of an adapter")
+    if (folder.parent / name).resolve() != folder.parent.resolve() / name:
+        raise AdapterError(f"{folder.parent / name} is a link to another place", hint="put a copy in its place")
     if not (folder.parent / name / CONFIG).is_file():
         raise AdapterError(f"{folder} fuses adapter {name!r}, and there is no folder {folder.parent / name}")
     return folder.parent / name

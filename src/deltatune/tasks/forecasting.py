@@ -222,7 +222,7 @@ class Forecasting(Task):
         check_source(model)
         with quiet():
             try:
-                config = AutoConfig.from_pretrained(model)
+                config = AutoConfig.from_pretrained(model, trust_remote_code=False)
             except (OSError, ValueError) as error:
                 raise SettingsError(f"model {model!r} has no usable config: {str(error).splitlines()[0]}") from None
         if config.model_type == TIMESFM:

@@ -289,7 +289,7 @@ def _base(model: str) -> list[Feature]:
     check_source(model)
     with quiet():
         try:
-            config = AutoConfig.from_pretrained(model)
+            config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise SettingsError(f"model {model!r} has no usable config: {str(error).splitlines()[0]}") from None
     if not isinstance(config, FeatureTokensConfig):
