@@ -34,7 +34,7 @@ class Prompt(PromptMethod):
     peft_type: ClassVar[str | None] = "PROMPT_TUNING"
 
     prompt_tuning_init: Annotated[
-        Literal["random", "vocabulary", "text", "labels"], BeforeValidator(lambda word: PEFT_WORDS.get(word, word))
+        Literal["random", "vocabulary", "text", "labels"], BeforeValidator(lambda word: PEFT_WORDS.get(str(word), word))
     ] = "vocabulary"
     """Where P starts: normal values of the spread of the vocabulary's, words of it, a text, or the class labels."""
     prompt_tuning_init_text: str | None = None
