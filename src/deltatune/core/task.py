@@ -33,6 +33,8 @@ GROUP = "group"
 CONDITION = "condition"
 """The task's id in an example, and those of all rows in a batch."""
 
+SOURCES = "sources"
+"""The numbers of the rows that a packed example consists of."""
 TRUNK = "trunk"
 """The number under which the hidden states of an example are kept, and those of all rows in a batch."""
 
@@ -179,7 +181,7 @@ class Task(Settings, ABC):
     def pack(self, examples: Sequence[Example], model: nn.Module, processor: Any) -> list[Example]:
         """The training examples as they are batched: one to one, unless a task packs several in one or cuts one apart.
 
-        The model has its adapter on; raises `SettingsError` where it cannot read packed rows.
+        Then they have `SOURCES`. The model has its adapter on; raises `SettingsError` where it cannot read packed rows.
         """
         return list(examples)
 

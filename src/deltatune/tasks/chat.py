@@ -32,7 +32,7 @@ from deltatune.core.exact_match import Extractor, matches
 from deltatune.core.label_loss import IGNORED
 from deltatune.core.packing import check_packing, joined, packs
 from deltatune.core.pretrained import pretrained
-from deltatune.core.task import CONDITION, LABELS, Batch, Column, Example, Loaded, Row, Task, inputs_of
+from deltatune.core.task import CONDITION, LABELS, SOURCES, Batch, Column, Example, Loaded, Row, Task, inputs_of
 from deltatune.core.template_rules import forbidden
 
 SAMPLES = 5
@@ -219,8 +219,8 @@ class Chat(Task):
     def pack(self, examples: Sequence[Example], model: nn.Module, processor: Any) -> list[Example]:
         """Every text an example of its own, or several together up to `max_length`."""
         single: list[Example] = [
-            {**_condition(example), "rows": [row], "length": len(row["input_ids"])}
-            for example in examples
+            {**_condition(example), "rows": [row], "length": len(row["input_ids"]), SOURCES: [number]}
+            for number, example in enumerate(examples)
             for row in example["rows"]
             if any(row["taught"])
         ]
@@ -234,7 +234,8 @@ class Chat(Task):
             own = [example for example in single if example.get(CONDITION, 0) == condition]
             for pack in packs([example["length"] for example in own], limit):
                 row = joined([own[index]["rows"][0] for index in pack])
-                found.append({**own[pack[0]], "rows": [row], "length": len(row["input_ids"])})
+                sources = sorted({number for index in pack for number in own[index][SOURCES]})
+                found.append({**own[pack[0]], "rows": [row], "length": len(row["input_ids"]), SOURCES: sources})
         return found
 
     def collate(self, examples: Sequence[Example], processor: Any) -> Batch:
