@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from deltatune.core import registry
 from deltatune.core.config import RunSettings, override, read_yaml
 from deltatune.core.errors import DeltatuneError, SettingsError
 from deltatune.core.method import Method
-from deltatune.core.task import Example, Loaded, Task
+from deltatune.core.task import SOURCES, Example, Loaded, Task
 from deltatune.data.load import Splits
 from deltatune.data.load import load as load_splits
 from deltatune.data.usable import usable
@@ -177,7 +177,8 @@ def _trained(
         adapter.save(folder.adapter, base_model=name, task_type=task.peft_task, facts=facts)
 
     validated = partial(scored, "validation", interval=False)
-    job = Job(adapter, task, processor, examples["train"], settings.training, validated, save, folder, quiet, teacher)
+    rows, places = examples["train"], partial(_places, splits, examples["train"])
+    job = Job(adapter, task, processor, rows, settings.training, validated, save, folder, quiet, teacher, places)
     before = scored("test", interval=True)
     check(job, before)  # whatever is wrong with the settings shows before there is a folder
     begin()
@@ -195,12 +196,24 @@ def _trained(
     results["adapter_bytes"] = folders.size(folder.adapter)
     results["truncated"] = truncated
     results["trunk"] = trunk
-    results["base"] = {"sha256_before": hash_before, "sha256_after": exact_hash(network, base)}
-    if results["base"]["sha256_before"] != results["base"]["sha256_after"]:
-        raise DeltatuneError("the base model's weights changed while training", hint="please report this as a bug")
+    results["base"] = {"sha256_before": hash_before, "sha256_after": _unchanged(network, base, hash_before)}
     folder.write_results(results)
     _draw(folder, settings.training.metric_for_best_model or task.metric, task)
     return Run(folder.path, results)
+
+
+def _unchanged(network: nn.Module, base: set[str], before: str) -> str:
+    """The hash of the base's weights; raises `DeltatuneError` when it is not what it was."""
+    after = exact_hash(network, base)
+    if after != before:
+        raise DeltatuneError("the base model's weights changed while training", hint="please report this as a bug")
+    return after
+
+
+def _places(splits: Splits, examples: Sequence[Example], number: int) -> list[dict[str, Any]]:
+    """File and line of the rows of a training example."""
+    places = [splits.places[id(splits.train[row])] for row in examples[number].get(SOURCES, [number])]
+    return [{"file": place.file, "line": place.line} for place in places]
 
 
 def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trained) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The run folder: everything one training wrote, and nothing of another.
 
-config.yaml  changes.jsonl  environment.json  metrics.jsonl  rejected.jsonl  checkpoint-N/  adapter/  results.json
+config.yaml  changes.jsonl  environment.json  rejected.jsonl  metrics.jsonl  bad_steps.jsonl  stacks.txt
+checkpoint-N/  adapter/  results.json
 """
 
 import fcntl
@@ -46,6 +47,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
+        self.bad_steps = path / "bad_steps.jsonl"
         self.adapter = path / "adapter"
         self.results = path / "results.json"
         self.curves = path / "curves.png"
@@ -109,16 +111,18 @@ class RunFolder:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Appends a line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        _append(self.metrics, line)
 
-    def forget_after(self, step: int) -> None:
-        """Drops the lines of metrics.jsonl behind a step: a resumed run writes them again."""
-        if not self.metrics.exists():
-            return
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _step(line) <= step]
-        atomic.write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+    def log_bad(self, line: Mapping[str, Any]) -> None:
+        """Appends a line to bad_steps.jsonl."""
+        _append(self.bad_steps, line)
+
+    def forget_after(self, step: int, *, bad_too: bool = True) -> None:
+        """Drops the lines of metrics.jsonl and bad_steps.jsonl behind a step: a resumed run writes them again."""
+        for path in (self.metrics, self.bad_steps) if bad_too else (self.metrics,):
+            if path.exists():
+                lines = path.read_text(encoding="utf-8").splitlines()
+                atomic.write_text(path, "".join(f"{line}\n" for line in lines if _step(line) <= step))
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes results.json; raises `StorageError` when the disk refuses."""
@@ -173,10 +177,9 @@ class RunFolder:
     def _note(self, changes: Changes) -> None:
         """Lines of changes.jsonl: what changed, and the checkpoint that stood when it did."""
         present = atomic.numbered(self.path, CHECKPOINT)
-        with (self.path / "changes.jsonl").open("a", encoding="utf-8") as file:
-            for key, (before, now) in changes.items():
-                line = {"setting": key, "before": before, "now": now, "step": present[-1][0] if present else 0}
-                file.write(json.dumps(line) + "\n")
+        step = present[-1][0] if present else 0
+        for key, (before, now) in changes.items():
+            _append(self.path / "changes.jsonl", {"setting": key, "before": before, "now": now, "step": step})
 
     def _content(self) -> str:
         if not (self.path / "config.yaml").is_file():
@@ -233,6 +236,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def _step(line: str) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ from deltatune.core.errors import DataError, DeltatuneError
 from deltatune.engine.attach import Handle
 from deltatune.store import atomic, state
 from deltatune.train.distill import Distillation
+from deltatune.train.guards import Guards
 from deltatune.train.plan import Plan, Position
+from deltatune.train.room import Room
 from deltatune.train.stopping import Best
 from deltatune.train.window import Window
 
 logger = logging.getLogger("deltatune")
 
-VERSION = 1
+VERSION = 2
 """Of the layout of a checkpoint; another one is refused."""
 
 
@@ -29,10 +31,19 @@ class Training:
     handle: Handle
     optimizer: torch.optim.Optimizer
     schedule: Any
+    peak: float
+    """Learning rate of the settings, or of the method."""
     window: Window
     position: Position
     best: Best
+    guards: Guards = field(default_factory=Guards)
+    room: Room = field(default_factory=Room)
     distillation: Distillation | None = None
+
+    @property
+    def rate(self) -> float:
+        """Peak learning rate now."""
+        return self.peak * self.guards.rate_factor
 
 
 def write(folder: Path, training: Training, plan: Plan, random: list[dict[str, Any]]) -> None:
@@ -49,6 +60,8 @@ def write(folder: Path, training: Training, plan: Plan, random: list[dict[str, A
                 "window": training.window.state_dict(),
                 "position": asdict(training.position),
                 "best": vars(training.best),
+                "guards": vars(training.guards),
+                "room": vars(training.room),
                 "distillation": training.distillation.state_dict() if training.distillation else {},
                 "random": random,
             },
@@ -75,6 +88,7 @@ def read(folder: Path, training: Training, plan: Plan, process: int = 0) -> None
     paces = [(group["initial_lr"], group["weight_decay"]) for group in training.optimizer.param_groups]
     training.optimizer.load_state_dict(found["optimizer"])
     training.schedule.load_state_dict(found["schedule"])
+    training.guards, training.room = Guards(**found["guards"]), Room(**found["room"])
     _pace(training, paces)
     training.window.load_state_dict(found["window"])
     if training.distillation is not None:
@@ -87,7 +101,14 @@ def read(folder: Path, training: Training, plan: Plan, process: int = 0) -> None
 
 def _pace(training: Training, paces: Sequence[tuple[float, float]]) -> None:
     """Rates and decays as the settings say now: they may have been changed on purpose."""
-    schedule = training.schedule
-    schedule.base_lrs = [rate for rate, _ in paces]
-    for group, shape, (rate, decay) in zip(training.optimizer.param_groups, schedule.lr_lambdas, paces, strict=True):
+    schedule, groups = training.schedule, training.optimizer.param_groups
+    schedule.base_lrs = [rate * training.guards.rate_factor for rate, _ in paces]
+    for group, rate, shape, (_, decay) in zip(groups, schedule.base_lrs, schedule.lr_lambdas, paces, strict=True):
         group.update(initial_lr=rate, lr=rate * shape(schedule.last_epoch), weight_decay=decay)
+
+
+def halve(training: Training) -> None:
+    """Half the learning rate from here on."""
+    training.guards.halved = True
+    groups = training.optimizer.param_groups
+    _pace(training, [(group["initial_lr"], group["weight_decay"]) for group in groups])

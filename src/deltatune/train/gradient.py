@@ -1,6 +1,5 @@
 """Gradient of one optimizer step: micro-batches weighted so that their number changes nothing."""
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -9,7 +8,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from deltatune.core.errors import DeltatuneError
 from deltatune.core.task import TRUNK, Batch, Example, inputs_of
 from deltatune.data.batch import collate
 from deltatune.engine.conditions import told
@@ -48,21 +46,21 @@ def accumulate(
     return total if penalty is None else total + penalty.detach()
 
 
-def clip(parameters: Sequence[nn.Parameter], limit: float | None) -> Tensor:
-    """Scales the gradients down to the limit; returns their norm before."""
-    return nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit)
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Euclidean norm of all gradients together."""
+    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
-def check_finite(loss: Tensor, norm: Tensor, number: int, step: Step) -> None:
-    """Raises `DeltatuneError` before the weights change; the gradient of a bad step is never applied."""
-    if bool(torch.isfinite(loss + norm)):
-        return
-    rows = [row for batch in step for row in batch]
-    shown = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
-    raise DeltatuneError(
-        f"step {number}: loss {float(loss):g} with gradient norm {float(norm):g} on training rows {shown}",
-        hint="lower training.learning_rate, or look at these rows; the weights are those of the step before",
-    )
+def clip(parameters: Sequence[nn.Parameter], limit: float | None, norm: Tensor) -> None:
+    """Scales gradients of this norm down to the limit; none leaves them."""
+    if limit is not None:
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+
+
+def batch_of(job: Job, device: torch.device, number: int, rows: Sequence[int]) -> Batch:
+    """The rows as they are shown at step `number`."""
+    batch = collate(job.task, [_augmented(job, number, row) for row in rows], job.processor)
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def _loss(job: Job, network: nn.Module, rows: Sequence[int], batch: Batch, distillation: Distillation | None) -> Tensor:
@@ -77,9 +75,7 @@ def _share(job: Job, accelerator: Accelerator, number: int, rows: Sequence[int])
     """The rows of a micro-batch for this process, and their weight: 0 where there are too few rows for all."""
     own = rows[accelerator.process_index :: accelerator.num_processes]
     shown = own or rows[:1]
-    examples = [_augmented(job, number, row) for row in shown]
-    batch = collate(job.task, examples, job.processor)
-    batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+    batch = batch_of(job, accelerator.device, number, shown)
     return shown, batch, job.task.weight(batch) if own else 0
 
 

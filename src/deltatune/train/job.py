@@ -11,6 +11,11 @@ from deltatune.store.run import RunFolder
 from deltatune.train.teacher import Teacher
 
 
+def _numbered(row: int) -> list[dict[str, Any]]:
+    """Rows that come from no file."""
+    return [{"row": row}]
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything a training works on."""
@@ -28,6 +33,8 @@ class Job:
     quiet: bool = False
     teacher: Teacher | None = None
     """Whose answers count too, by `settings.distillation`."""
+    places: Callable[[int], list[dict[str, Any]]] = _numbered
+    """Where the rows of a training example stand: `file` and `line` of each."""
 
 
 @dataclass(frozen=True, slots=True)

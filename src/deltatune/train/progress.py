@@ -40,10 +40,10 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
-    def step(self) -> None:
-        """Shows that one more step is done."""
+    def step(self, number: int) -> None:
+        """Shows how many steps are done."""
         if self.bar is not None:
-            self.bar.advance(self.task)
+            self.bar.update(self.task, completed=number)
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Shows a line of the log."""

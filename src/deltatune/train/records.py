@@ -7,18 +7,23 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 
-from deltatune.core.errors import StorageError
+from deltatune.core.errors import DeltatuneError, StorageError
 from deltatune.store.run import writing
 from deltatune.store.state import random_state
 from deltatune.train import checkpoint
 from deltatune.train.checkpoint import Training
+from deltatune.train.diagnosis import diagnosis
+from deltatune.train.guards import IN_A_ROW
 from deltatune.train.job import Job
-from deltatune.train.plan import Plan
+from deltatune.train.plan import Plan, Step
+from deltatune.train.stacks import Stacks
 
 logger = logging.getLogger("deltatune")
 
@@ -65,17 +70,65 @@ class Records:
 
     def resume(self, training: Training) -> None:
         """Goes on from the newest checkpoint that is whole, from the beginning when none was written yet."""
-        with self.accelerator.main_process_first():  # it deletes the damaged ones
-            newest = self.job.folder.newest_checkpoint()
+        newest = self._read_newest(training)
         if newest is None:
             logger.warning("no checkpoint in %s yet: starting from the beginning", self.job.folder.path)
         else:
-            checkpoint.read(newest, training, self.plan, self.accelerator.process_index)
             logger.warning("going on from %s", newest)
-            self.written = training.position.step
         if self.main:
             with writing("metrics.jsonl"):
                 self.job.folder.forget_after(training.position.step)
+
+    def stacks(self) -> Stacks:
+        """Watches for steps that hang."""
+        own = "" if self.main else f"-{self.accelerator.process_index}"
+        return Stacks(self.job.folder.path / f"stacks{own}.txt")
+
+    def spike(self, training: Training, loss: Tensor) -> None:
+        """Looks whether the loss of a step is unusual; a line of metrics.jsonl if it is."""
+        found = training.guards.spike(float(loss))
+        if found is not None:
+            self.log({"step": training.position.step + 1, "spike": found})
+
+    def bad_step(self, training: Training, step: Step, loss: Tensor, norm: Tensor) -> None:
+        """A step whose loss or gradient is not finite: its rows are noted, and from the third in a row on it counts.
+
+        Then the newest checkpoint comes back at half the learning rate, once. Raises `DeltatuneError` with a diagnosis
+        when there is none or it had come back before.
+        """
+        number = training.position.step + 1
+        said = f"loss {float(loss):g} with gradient norm {float(norm):g}"
+        if self.main:
+            rows = [place for batch in step for row in batch for place in self.job.places(row)]
+            line = {"step": number, "loss": str(float(loss)), "gradient_norm": str(float(norm)), "rows": rows}
+            with self._trying("bad_steps.jsonl"):
+                self.job.folder.log_bad(line)
+        logger.warning("step %d is left out: %s; its rows stand in bad_steps.jsonl", number, said)
+        if not training.guards.tripped:
+            return
+        found = diagnosis(self.job, self.accelerator.device, number, step)
+        if training.guards.halved or self._read_newest(training) is None:
+            raise DeltatuneError(
+                f"{IN_A_ROW} steps in a row are not finite, the last is step {number}: {said}; {found}",
+                hint="lower training.learning_rate, or look at these rows; the weights are those before these steps",
+            )
+        training.guards.bad = 0
+        checkpoint.halve(training)
+        at = training.position.step
+        logger.warning("%d steps in a row are not finite (%s): back at step %d with half the rate", IN_A_ROW, found, at)
+        if self.main:
+            with self._trying("metrics.jsonl"):
+                self.job.folder.forget_after(at, bad_too=False)
+        self.log({"step": at, "restored_from": number, "reason": found})
+
+    def _read_newest(self, training: Training) -> Path | None:
+        """Puts a training back to the newest checkpoint that is whole, which is returned; None when there is none."""
+        with self.accelerator.main_process_first():  # it deletes the damaged ones
+            newest = self.job.folder.newest_checkpoint()
+        if newest is not None:
+            checkpoint.read(newest, training, self.plan, self.accelerator.process_index)
+            self.written = training.position.step
+        return newest
 
     @contextmanager
     def _trying(self, what: str, tries: int = TRIES) -> Iterator[None]:
