@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics
 
 
 def single(wanted: Sequence[str], given: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
     """Accuracy, macro F1, Matthews, and the tables `per_class` and `confusion`."""
+    from sklearn import metrics
+
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         wanted, given, labels=labels, zero_division=0.0
     )
@@ -51,6 +51,9 @@ def _f1(wanted: Any, given: Any) -> float:
 
 def regression(wanted: Sequence[float], given: Sequence[float]) -> dict[str, Any]:
     """Pearson, Spearman, squared and absolute error and R2; a correlation with a constant is 0."""
+    from scipy import stats
+    from sklearn import metrics
+
     varies = len(set(given)) > 1 and len(set(wanted)) > 1
     mse = float(metrics.mean_squared_error(wanted, given))
     return {
@@ -110,6 +113,8 @@ def recall_at(wanted: Sequence[bool], scores: Sequence[float], false_positive_ra
     >>> recall_at([True, True, False, False], [0.9, 0.4, 0.6, 0.1], 0.0)
     0.5
     """
+    from sklearn import metrics
+
     if all(wanted) or not any(wanted):
         return None
     false_rates, recalls, _ = metrics.roc_curve(wanted, scores, drop_intermediate=False)
@@ -121,6 +126,8 @@ def _auc(truth: Any, given: Any) -> float:
 
     As scikit-learn's at a twentieth of its time, which a bootstrap spends a thousand times.
     """
+    from scipy import stats
+
     held = int(truth.sum())
     above = float(stats.rankdata(given)[truth].sum()) - held * (held + 1) / 2
     return above / (held * (len(truth) - held))

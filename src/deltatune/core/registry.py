@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Literal
 
 from deltatune.core.errors import DeltatuneError, SettingsError, did_you_mean
 from deltatune.core.method import Method
@@ -23,18 +23,35 @@ def _discover(folder: str, contract: type) -> dict[str, type]:
     package = importlib.import_module(f"deltatune.{folder}")
     found: dict[str, type] = {}
     for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
-        own = [
-            value
-            for value in vars(module).values()
-            if isinstance(value, type) and issubclass(value, contract) and value.__module__ == module.__name__
-        ]
-        if len(own) != 1:
-            raise DeltatuneError(f"{module.__name__} must hold one {contract.__name__}, found {len(own)}")
-        _add(found, own[0], info.name.replace("_", "-"))
+        _add(found, _own(folder, contract, info.name), info.name.replace("_", "-"))
     for entry in entry_points(group=f"deltatune.{folder}"):
         _add(found, entry.load(), entry.name)
     return dict(sorted(found.items()))
+
+
+def _own(folder: str, contract: type, file: str) -> type:
+    """The one class of a file."""
+    module = importlib.import_module(f"deltatune.{folder}.{file}")
+    own = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, contract) and value.__module__ == module.__name__
+    ]
+    if len(own) != 1:
+        raise DeltatuneError(f"{module.__name__} must hold one {contract.__name__}, found {len(own)}")
+    return own[0]
+
+
+@cache
+def _named(folder: str, contract: type, name: str) -> Any:
+    """The class of our file of this name, without the other files' imports; None where the whole list is asked for."""
+    package = importlib.import_module(f"deltatune.{folder}")
+    files = {info.name.replace("_", "-"): info.name for info in pkgutil.iter_modules(package.__path__)}
+    if name not in files or any(entry.name == name for entry in entry_points(group=f"deltatune.{folder}")):
+        return None
+    found: dict[str, type] = {}
+    _add(found, _own(folder, contract, files[name]), name)
+    return found[name]
 
 
 def _add(found: dict[str, type], cls: Any, name: str) -> None:
@@ -68,25 +85,26 @@ def method(settings: str | Mapping[str, Any] | Sequence[Any], **fields: Any) -> 
     """
     if isinstance(settings, list | tuple):
         settings = {"type": "mix", "methods": list(settings)}
-    parsed: Method = _parse(methods(), "method", settings, fields)
+    parsed: Method = _parse("method", settings, fields)
     return parsed
 
 
 def task(settings: str | Mapping[str, Any], **fields: Any) -> Task:
     """The settings of a task by type; raises `SettingsError` for an unknown one."""
-    parsed: Task = _parse(tasks(), "task", settings, fields)
+    parsed: Task = _parse("task", settings, fields)
     return parsed
 
 
-def _parse(known: Mapping[str, Any], what: str, settings: Any, fields: Mapping[str, Any]) -> Any:
-    if not isinstance(settings, str | Mapping):
-        raise SettingsError(
-            f"{what} {str(settings)[:80]} is neither a name nor settings", hint=f"known: {', '.join(known)}"
-        )
+def _parse(what: Literal["method", "task"], settings: Any, fields: Mapping[str, Any]) -> Any:
     values = {"type": settings, **fields} if isinstance(settings, str) else {**settings, **fields}
     name = values.pop("type", None)
-    if name is None:
-        raise SettingsError(f"{what}.type is missing", hint=f"known: {', '.join(known)}")
-    if not isinstance(name, str) or name not in known:
-        raise SettingsError(f"{what} {str(name)[:80]} is unknown", hint=did_you_mean(str(name), known))
-    return known[name].parse(values, what)
+    folder, contract, every = ("methods", Method, methods) if what == "method" else ("tasks", Task, tasks)
+    cls = _named(folder, contract, name) if isinstance(name, str) else None
+    if cls is None:
+        known: Mapping[str, Any] = every()
+        if name is None:
+            raise SettingsError(f"{what}.type is missing", hint=f"known: {', '.join(known)}")
+        if name not in known:
+            raise SettingsError(f"{what} {name} is unknown", hint=did_you_mean(str(name), known))
+        cls = known[name]
+    return cls.parse(values, what)
