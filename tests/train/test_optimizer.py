@@ -116,3 +116,16 @@ def test_the_schedule_moves_every_group_by_its_own_peak():
     schedule = make_schedule(optimizer, TrainingSettings(warmup_steps=2), 4)
     optimizer.step(), schedule.step()
     assert schedule.get_last_lr() == pytest.approx([0.5e-3, 8e-3])
+
+
+@pytest.mark.parametrize("method, share", [("lora", 1.0), ("ia3", 0.3), ("prompt", 0.1)])
+def test_a_head_learns_at_no_more_than_suits_a_head(method, share):
+    adapter = attach(model_of("bert"), registry.method(method, modules_to_save=("classifier",)), name="default")
+    rates = {name: pace.rate for name, pace in adapter.paces().items()}
+    assert {round(rate, 6) for name, rate in rates.items() if name.startswith("classifier.")} == {share}
+    assert {rate for name, rate in rates.items() if not name.startswith("classifier.")} == {1.0}
+
+
+def test_a_linear_probe_trains_the_head_at_its_own_rate():
+    adapter = attach(model_of("bert"), registry.method("linear-probe"), name="default")
+    assert {pace.rate for pace in adapter.paces().values()} == {1.0}

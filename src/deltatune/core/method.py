@@ -81,6 +81,10 @@ class Placed:
         return iter(self.sites.values())
 
 
+HEAD_RATE = 3e-3
+"""Most that a head learns at beside an adapter: rates that suit prompts and scales (1e-2 and more) throw it about."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """How one trained tensor moves, against the settings of the run."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError
-from deltatune.core.method import AdapterFile, Method, Pace, Placed, Progress
+from deltatune.core.method import HEAD_RATE, AdapterFile, Method, Pace, Placed, Progress
 from deltatune.core.pace import parameter_groups
 from deltatune.core.site import SiteAdapter
 from deltatune.engine import merge as merging
@@ -106,13 +106,19 @@ class Handle:
         return found
 
     def paces(self) -> dict[str, Pace]:
-        """How each tensor of `named_parameters` is trained."""
+        """How each tensor of `named_parameters` is trained; what is trained whole beside the adapter, at `HEAD_RATE` at
+        most when the adapter learns at its method's own rate.
+        """
         found: dict[str, Pace] = {}
         trained = self.named_parameters()
         for prefix, module in self._named_modules():
             own = "shared." if prefix == "shared" else ""
             names = (name for name, _ in module.named_parameters() if f"{prefix}.{name}" in trained)
-            found |= {f"{prefix}.{name}": self.method.pace(own + name) for name in names}
+            if prefix in self.attached.saved:
+                whole = Pace(rate=min(1.0, HEAD_RATE / self.method.learning_rate))
+                found |= {f"{prefix}.{name}": whole for name in names}
+            else:
+                found |= {f"{prefix}.{name}": self.method.pace(own + name) for name in names}
         for index, member in enumerate(self.members):
             factor = member.method.learning_rate / self.method.learning_rate
             for name, pace in member.paces().items():

@@ -46,7 +46,7 @@ class PTuning(PromptMethod):
     """Its id; filled in where a tokenizer is at hand."""
 
     def pace(self, name: str) -> Pace:
-        """The encoder moves slowly, near the paper's 1e-4; a head at the rate of the run."""
+        """The encoder moves slowly, near the paper's 1e-4."""
         return Pace(rate=0.02 if name.startswith("encoder.") else 1.0, decay=False)
 
     def worded(self, encode: Callable[[str], list[int]], labels: Sequence[str]) -> "PTuning":
