@@ -153,7 +153,7 @@ def _check_labels(name: str, task: Task, theirs: Sequence[str] | None) -> None:
 def _labels_of_model(name: str) -> list[str] | None:
     """Names that a checkpoint gives its classes; None where it only numbers them."""
     try:
-        names = AutoConfig.from_pretrained(name).id2label
+        names = AutoConfig.from_pretrained(name, trust_remote_code=False).id2label
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SettingsError(f"distillation.teacher {name!r} is no adapter and no model: {reason}") from None
