@@ -82,3 +82,14 @@ def test_what_is_widened_has_the_gradients_of_the_plain_product(shape):
         y = low_rank.widened(h.float(), b.float())
     y.sum().backward()
     assert y.dtype == torch.bfloat16 and b.grad.shape == b.shape
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 6), (8, 6)])
+def test_side_by_side_is_each_adapter_on_its_share(shape):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(shape).double(), torch.randn(5, 6).double(), torch.randn(5).double()
+    a, b = torch.randn(4, 2, 6).double(), torch.randn(4, 5, 2).double()
+    given = [tensor.requires_grad_() for tensor in (x, weight, bias, a, b)]
+    parts = [low_rank.linear(part, weight, bias, a[k], b[k]) for k, part in enumerate(x.chunk(4))]
+    assert torch.allclose(low_rank.side_by_side(*given), torch.cat(parts), atol=1e-12)
+    assert torch.autograd.gradcheck(low_rank.side_by_side, given)

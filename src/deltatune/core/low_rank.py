@@ -1,6 +1,6 @@
 """What every low-rank method shares: settings, initial values, parameter count, peft's names.
 
-Shape legend: O out, I in, R rank, E stacked experts.
+Shape legend: O out, I in, R rank, E stacked experts, N adapters.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -110,13 +111,16 @@ def changed(
 
     In one operation where the layer is a plain linear map and nothing is dropped.
     """
-    dropping = dropout.training and isinstance(dropout, nn.Dropout) and dropout.p > 0
-    plain = None if dropping else base.plain(x)
+    plain = None if _dropping(dropout) else base.plain(x)
     if plain is not None:
         return low_rank.linear(x, *plain, *factors(plain[0].dtype))
     y = base(x)
     a, b = factors(y.dtype)
     return y + base.expand(base.project(dropout(x), a), b)
+
+
+def _dropping(dropout: nn.Module) -> bool:
+    return dropout.training and isinstance(dropout, nn.Dropout) and dropout.p > 0
 
 
 class LowRankAdapter(LayerAdapter, ABC):
@@ -147,6 +151,19 @@ class LowRankChange(LowRankAdapter):
     def forward(self, x: Tensor, base: Base) -> Tensor:
         """The base's output plus the low-rank term."""
         return changed(x, base, self.factors, self.dropout)
+
+    @classmethod
+    def side_by_side(cls, adapters: Sequence[Any], x: Tensor, base: Base) -> Tensor | None:
+        """The same for several adapters by batched products; smaller ranks are filled up with zeros."""
+        own = cls.forward is not LowRankChange.forward
+        plain = None if own or any(_dropping(adapter.dropout) for adapter in adapters) else base.plain(x)
+        if plain is None:
+            return None
+        factors = [adapter.factors(plain[0].dtype) for adapter in adapters]
+        rank = max(len(a) for a, _ in factors)
+        a_NRI = torch.stack([F.pad(a, (0, 0, 0, rank - len(a))) for a, _ in factors])
+        b_NOR = torch.stack([F.pad(b, (0, rank - b.shape[1])) for _, b in factors])
+        return low_rank.side_by_side(x, *plain, a_NRI, b_NOR)
 
     def merged(self, base: Base) -> tuple[Tensor, Tensor | None]:
         """W + s B A."""

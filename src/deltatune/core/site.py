@@ -17,7 +17,7 @@ Shape legend: B batch, T tokens, D model width, I in, O out, R rank, H heads, P 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -275,6 +275,14 @@ class LayerAdapter(SiteAdapter):
     @abstractmethod
     def forward(self, x: Tensor, base: Base) -> Tensor:
         """y for x; `base(x)` is the output without this adapter."""
+
+    @classmethod
+    def side_by_side(cls, adapters: Sequence[Any], x: Tensor, base: Base) -> Tensor | None:
+        """y in one operation for several adapters of this class, each on an equal share of the rows in a row.
+
+        None where there is no such operation: they act one after the other then.
+        """
+        return None
 
     def merged(self, base: Base) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a layer that does the same alone; only where the method declares `merge`."""

@@ -6,6 +6,7 @@ every site evaluates it with the same function.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -156,11 +157,27 @@ def weighted(pairs: Sequence[tuple[Tensor, float]]) -> Tensor:
     return total
 
 
-def by_rows(
-    groups: Sequence[tuple[Node, list[int]]], part: Callable[[Node, Tensor], Tensor], like: Tensor, dim: int
-) -> Tensor:
+def by_rows(groups: Sequence[tuple[Node, list[int]]], part: Callable[[Node, list[int]], Tensor], dim: int) -> Tensor:
     """The groups' results put back into the order of the batch: `part(node, rows)` gives one group's."""
-    indices = [torch.tensor(rows, device=like.device) for _, rows in groups]
-    parts = [part(node, rows) for (node, _), rows in zip(groups, indices, strict=True)]
-    order = torch.cat(indices).argsort()
-    return torch.cat(parts, dim).index_select(dim, order)
+    joined = torch.cat([part(node, rows) for node, rows in groups], dim)
+    order = [row for _, rows in groups for row in rows]
+    if _ascending(order):
+        return joined
+    return joined.index_select(dim, torch.tensor(order, device=joined.device).argsort())
+
+
+def chosen(x: Tensor, rows: Sequence[int], dim: int) -> Tensor:
+    """Some rows of a tensor; a view where they are neighbours."""
+    if _ascending(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return x.narrow(dim, rows[0], len(rows))
+    return x.index_select(dim, torch.tensor(rows, device=x.device))
+
+
+def equal_shares(groups: Sequence[tuple[Node, list[int]]]) -> bool:
+    """Whether every adapter has as many rows as the others, side by side."""
+    sizes = {len(rows) for _, rows in groups}
+    return len(sizes) == 1 and _ascending([row for _, rows in groups for row in rows])
+
+
+def _ascending(rows: Sequence[int]) -> bool:
+    return all(before < after for before, after in pairwise(rows))

@@ -3,7 +3,7 @@
 Every kind presents its weight as [O, I, *kernel] ([E, O, I] for stacked experts), whatever the base stores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from deltatune.core.errors import AdapterError
 from deltatune.core.site import LayerAdapter, LayerSite
+from deltatune.engine.compose import chosen
 from deltatune.ops import low_rank
 
 
@@ -289,12 +290,14 @@ class FixedBase:
 class RowsBase:
     """Some rows of a batch, of which the base has already computed all."""
 
-    __slots__ = ("base", "condition", "rows", "x", "y")
+    __slots__ = ("base", "call", "condition", "x", "y")
 
-    def __init__(self, base: Any, rows: Tensor, dim: int, x: Tensor, y_all: Tensor) -> None:
-        self.base, self.x = base, x
-        self.y = y_all.index_select(dim, rows)
-        self.condition = None if base.condition is None else base.condition[rows]
+    def __init__(
+        self, base: Any, rows: Sequence[int], dim: int, x: Tensor, y_all: Tensor, call: Callable[[Tensor], Tensor]
+    ) -> None:
+        self.base, self.x, self.call = base, x, call
+        self.y = chosen(y_all, rows, dim)
+        self.condition = None if base.condition is None else chosen(base.condition, rows, 0)
 
     @property
     def weight(self) -> Tensor:
@@ -308,7 +311,7 @@ class RowsBase:
 
     def __call__(self, x: Tensor) -> Tensor:
         """These rows of what is known, or the base on another input (an adapter that rotates x)."""
-        return self.y if x is self.x else self.base.call(x)
+        return self.y if x is self.x else self.call(x)
 
     def plain(self, x: Tensor) -> None:
         """Never: the base has been computed for all rows."""

@@ -4,7 +4,7 @@ A module is not wrapped; its class is swapped for a subclass whose forward runs 
 forward, as `torch.nn.utils.parametrize` does. Names, `.weight`, `isinstance` and state-dict keys of the base survive.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial, wraps
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError
 from deltatune.engine.blocks import DELTAS
-from deltatune.engine.compose import Rows, by_rows, evaluate, expand_rows, names, weighted
+from deltatune.engine.compose import Rows, by_rows, chosen, equal_shares, evaluate, expand_rows, names, weighted
 from deltatune.engine.layers import Covered, FixedBase, Kind, LayerBase, RowsBase, Stacked, original_class, substituted
 from deltatune.engine.roster import Roster
 from deltatune.ops.remade import reading
@@ -61,7 +61,7 @@ class LayerSocket(Socket):
             return call(*args, **kwargs)
         rest = args[1:]
         plain = partial(_first_only, call, rest, kwargs) if rest or kwargs else call
-        base = LayerBase(self.kind, module, plain, self._condition(x), alone=isinstance(node, str))
+        base = LayerBase(self.kind, module, plain, self._condition(x), alone=isinstance(node, str | Rows))
         if isinstance(node, str):  # the common case, and the one that must be fast
             key = PREFIX + node
             if key not in self.adapters:
@@ -81,17 +81,39 @@ class LayerSocket(Socket):
 
     def _rows(self, node: Rows, x: Tensor, base: LayerBase) -> Tensor:
         here = self.here()
-        y = base(x)
         if not any(name in here for name in names(node)):
-            return y
+            return base(x)
         dim = self.roster.batch_dim if x.dim() > 2 else 0
         groups = expand_rows(node, x.shape[dim], type(base.module).__name__)
+        at_once = self._at_once(groups, x, base) if dim == 0 and equal_shares(groups) else None
+        if at_once is not None:
+            return at_once
+        y = base(x)
 
-        def part(child: Any, rows: Tensor) -> Tensor:
-            x_rows = x.index_select(dim, rows)
-            return self._composed(child, x_rows, RowsBase(base, rows, dim, x_rows, y))
+        def part(child: Any, rows: list[int]) -> Tensor:
+            x_rows = chosen(x, rows, dim)
+            alone = partial(self._acting, child, base.call)
+            return self._composed(child, x_rows, RowsBase(base, rows, dim, x_rows, y, alone))
 
-        return by_rows(groups, part, y, dim)
+        return by_rows(groups, part, dim)
+
+    def _acting(self, child: Any, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """The base on some rows, which replaces its tensors by those of their own adapters."""
+        before, self.roster.active = self.roster.active, child
+        try:
+            return call(x)
+        finally:
+            self.roster.active = before
+
+    def _at_once(self, groups: Sequence[tuple[Any, list[int]]], x: Tensor, base: LayerBase) -> Tensor | None:
+        """y in one operation, where the adapters of the groups are of one kind that can do that."""
+        here = self.here()
+        adapters = [here.get(node) if isinstance(node, str) else None for node, _ in groups]
+        kind: Any = type(adapters[0])
+        if None in adapters or any(type(adapter) is not kind for adapter in adapters):
+            return None
+        at_once: Tensor | None = kind.side_by_side(adapters, x, base)
+        return at_once
 
     def _condition(self, x: Tensor) -> Tensor | None:
         return repeated(self.roster.condition, x.shape[self.roster.batch_dim if x.dim() > 2 else 0])
@@ -151,12 +173,12 @@ class ParameterSocket(Socket):
         dim = self.roster.batch_dim if x.dim() > 2 else 0
         groups = expand_rows(node, x.shape[dim], type(module).__name__)
 
-        def part(child: Any, rows: Tensor) -> Tensor:
+        def part(child: Any, rows: list[int]) -> Tensor:
             tensors = {name: self._resolved(child, name, module._parameters[name]) for name in self._tensor_names()}
-            result: Tensor = substituted(module, tensors)(x.index_select(dim, rows), *args[1:], **kwargs)
+            result: Tensor = substituted(module, tensors)(chosen(x, rows, dim), *args[1:], **kwargs)
             return result
 
-        return by_rows(groups, part, x, dim)
+        return by_rows(groups, part, dim)
 
     def plug_tensor(self, tensor_name: str, name: str, adapter: nn.Module, kind: Stacked | None) -> None:
         """Adds an adapter for one tensor; `kind` says how a layer adapter reads it as a matrix."""
@@ -236,15 +258,16 @@ def socket(module: nn.Module, key: str, make: Callable[[], Socket], replaces: tu
     return deltas[key]
 
 
-def release(module: nn.Module, name: str) -> None:
-    """Takes an adapter out of every socket of a module; without adapters the module is again what it was."""
+def release(module: nn.Module, name: str, only: str | None = None) -> None:
+    """Takes an adapter out of every socket of a module, or of one; without adapters the module is what it was."""
     deltas = module._modules.get("deltas")
     if deltas is None:
         return
     assert isinstance(deltas, nn.ModuleDict)
     for key, plugged in list(deltas.items()):
         assert isinstance(plugged, Socket)
-        plugged.unplug(name)
+        if only in (None, key):
+            plugged.unplug(name)
         if not plugged.adapters:
             del deltas[key]
     if not deltas:

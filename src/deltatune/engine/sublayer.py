@@ -1,6 +1,6 @@
 """Sublayer site: the output of attention or feed-forward, just before it joins the residual stream."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError
 from deltatune.core.site import SiteAdapter, SublayerAdapter, SublayerSite, Tap
-from deltatune.engine.compose import Rows, by_rows, evaluate, expand_rows, names, weighted
+from deltatune.engine.compose import Rows, by_rows, chosen, evaluate, expand_rows, names, weighted
 from deltatune.engine.layers import substituted
 from deltatune.engine.roster import Roster
 from deltatune.engine.sockets import Socket, repeated, socket
@@ -61,10 +61,10 @@ class SublayerSocket(Socket):
         dim = self._dim(h)
         groups = expand_rows(node, h.shape[dim], self.site.path)
 
-        def part(child: Any, rows: Tensor) -> Tensor:
-            return self._composed(child, h.index_select(dim, rows), stream.rows(rows, dim))
+        def part(child: Any, rows: list[int]) -> Tensor:
+            return self._composed(child, chosen(h, rows, dim), stream.rows(rows, dim))
 
-        return by_rows(groups, part, h, dim)
+        return by_rows(groups, part, dim)
 
     def _dim(self, h: Tensor) -> int:
         return self.roster.batch_dim if h.dim() > 2 else 0
@@ -90,10 +90,10 @@ class Block:
         total = h + self.residual
         return total if self.norm is None else substituted(self.norm, {})(total)
 
-    def rows(self, rows: Tensor, dim: int) -> "Block":
+    def rows(self, rows: Sequence[int], dim: int) -> "Block":
         """The same for some rows of the batch."""
-        condition = None if self.condition is None else self.condition[rows]
-        residual, entry = self.residual.index_select(dim, rows), self.entry.index_select(dim, rows)
+        condition = None if self.condition is None else chosen(self.condition, rows, 0)
+        residual, entry = chosen(self.residual, rows, dim), chosen(self.entry, rows, dim)
         return Block(residual, entry, self.norm, dim, condition, self.here)
 
     def adapter(self, name: str) -> SublayerAdapter:
