@@ -1,10 +1,11 @@
 """Finetuning: one run, from its settings to a tested adapter in a folder."""
 
+import json
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ class Run:
 
     folder: Path
     results: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Run":
+        """A run that was finished before; raises `OSError` when it was not."""
+        return cls(folder, json.loads((folder / "results.json").read_text(encoding="utf-8")))
 
     @property
     def adapter(self) -> Path:
@@ -124,82 +130,145 @@ def finetune(
 
 def _run(settings: RunSettings, *, resume: bool, allowed: Collection[str], quiet: bool) -> Run:
     task, chosen = registry.task(settings.task), registry.method(settings.method)
-    resolved = _resolved(settings, task, chosen)
+    resolved = resolve(settings, task, chosen)
     folder = RunFolder(Path(settings.output_dir))
     folder.check(resolved, resume=resume, allowed=allowed)
     splits = load_splits(settings.data, task, Path.cwd())
     set_seed(settings.training.seed)
     loaded = splits.task.load(settings.model, base_dtype(settings.training.bf16))
     splits, examples = usable(splits, loaded.processor, settings.data.max_rejected)
-    adapter = _attached(loaded, splits.task, _fitting(chosen, loaded, splits.task), settings.training.seed)
+    ground = Ground(splits, examples, loaded)
+    adapter = attached(ground, chosen, settings.training.seed)
     teacher = teacher_of(settings.training.distillation, splits.task, loaded, adapter, splits.train)
-
-    def begin() -> None:
-        folder.open(resolved, resume=resume)
-        folder.write_rejected([row.as_json() for row in splits.rejected])
-
-    return _trained(settings, splits, examples, loaded, adapter, folder, teacher, begin, resume=resume, quiet=quiet)
+    running = Running(settings, resolved, ground, adapter, folder, quiet=quiet, teacher=teacher)
+    running.keep_trunk([running])
+    running.begin(resume=resume)
+    return running.finish(train(running.job, resume=resume))
 
 
-def _trained(
-    settings: RunSettings,
-    splits: Splits,
-    encoded: dict[str, list[Example]],
-    loaded: Loaded,
-    adapter: Adapter,
-    folder: RunFolder,
-    teacher: Teacher | None,
-    begin: Callable[[], None],
-    *,
-    resume: bool,
-    quiet: bool,
-) -> Run:
-    task, processor, network = splits.task, loaded.processor, loaded.model
-    size = settings.training.per_device_eval_batch_size
-    truncated = {name: task.truncated(found) for name, found in encoded.items()}
-    base = set(adapter.roster.frozen)
-    hash_before = exact_hash(network, base)
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
-    packed = encoded | {"train": task.pack(encoded["train"], network, processor)}
-    examples, trunk = kept(adapter, task, processor, packed, settings.training)
+@dataclass(eq=False)
+class Ground:
+    """What runs on the same rows and base have in common."""
 
-    def scored(part: str, *, interval: bool) -> dict[str, Any]:
-        return score(network, task, processor, splits.parts[part], examples[part], size, interval=interval)
+    splits: Splits
+    examples: dict[str, list[Example]]
+    """Rows of every part as the model reads them."""
+    loaded: Loaded
 
-    facts = {
-        "task": {"type": task.type, **task.model_dump(mode="json")},
-        "columns": settings.data.columns,
-        "dtype": str(next(network.parameters()).dtype).removeprefix("torch."),
-    }
-    name = str(Path(settings.model).resolve()) if Path(settings.model).is_dir() else settings.model
+    @cached_property
+    def baselines(self) -> dict[str, Any]:
+        """What simple answers and simple models reach on the test rows."""
+        task, train, test = self.splits.task, self.splits.train, self.splits.test
+        name, metrics = task.baseline(train, test)
+        return {"baseline": {"name": name, **metrics}, "baselines": task.baselines(train, test)}
 
-    def save() -> None:
-        adapter.save(folder.adapter, base_model=name, task_type=task.peft_task, facts=facts)
 
-    validated = partial(scored, "validation", interval=False)
-    rows, places = examples["train"], partial(_places, splits, examples["train"])
-    job = Job(adapter, task, processor, rows, settings.training, validated, save, folder, quiet, teacher, places)
-    before = scored("test", interval=True)
-    check(job, before)  # whatever is wrong with the settings shows before there is a folder
-    begin()
-    done = train(job, resume=resume)
-    results = _results(settings, splits, adapter, done) | {
-        "before": before,
-        "validation": scored("validation", interval=True),
-        "test": scored("test", interval=True),
-    }
-    facts["results"] = {
-        part: {k: v for k, v in results[part].items() if isinstance(v, float)} for part in ("validation", "test")
-    }
-    with writing(str(folder.adapter)):
-        save()
-    results["adapter_bytes"] = folders.size(folder.adapter)
-    results["truncated"] = truncated
-    results["trunk"] = trunk
-    results["base"] = {"sha256_before": hash_before, "sha256_after": _unchanged(network, base, hash_before)}
-    folder.write_results(results)
-    _draw(folder, settings.training.metric_for_best_model or task.metric, task)
-    return Run(folder.path, results)
+class Running:
+    """A run between its settings and its results, on a base that others may have adapters on too."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        resolved: Mapping[str, Any],
+        ground: Ground,
+        adapter: Adapter,
+        folder: RunFolder,
+        *,
+        quiet: bool = False,
+        teacher: Teacher | None = None,
+        label: str = "",
+    ) -> None:
+        self.settings, self.resolved, self.ground = settings, resolved, ground
+        self.adapter, self.folder, self.quiet, self.teacher = adapter, folder, quiet, teacher
+        self.label = label
+        self.base = set(adapter.roster.frozen)
+        self.hash_before = exact_hash(ground.loaded.model, self.base)
+        self.examples: Mapping[str, Sequence[Example]] = {}
+        self.trunk: dict[str, Any] = {}
+        self.before: dict[str, Any] = {}
+        task, path = ground.splits.task, Path(settings.model)
+        self.name = str(path.resolve()) if path.is_dir() else settings.model
+        self.facts: dict[str, Any] = {
+            "task": {"type": task.type, **task.model_dump(mode="json")},
+            "columns": settings.data.columns,
+            "dtype": str(next(ground.loaded.model.parameters()).dtype).removeprefix("torch."),
+        }
+
+    @property
+    def task(self) -> Task:
+        """The fitted task."""
+        return self.ground.splits.task
+
+    def keep_trunk(self, runs: "Sequence[Running]") -> None:
+        """Packs the rows and runs the frozen blocks below once, for all `runs` with the same trunk."""
+        loaded, encoded = self.ground.loaded, self.ground.examples
+        loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        packed = encoded | {"train": self.task.pack(encoded["train"], loaded.model, loaded.processor)}
+        handles = [run.adapter for run in runs]
+        with self.adapter.roster.activated(self.adapter.name):
+            examples, trunk = kept(handles, self.task, loaded.processor, packed, self.settings.training)
+        for run in runs:
+            run.examples, run.trunk = examples, trunk
+
+    def begin(self, *, resume: bool) -> None:
+        """Scores the adapter as it starts, checks the settings by it, and makes the folder."""
+        self.before = self.score("test", interval=True)
+        check(self.job, self.before)  # whatever is wrong with the settings shows before there is a folder
+        self.folder.open(self.resolved, resume=resume)
+        self.folder.write_rejected([row.as_json() for row in self.ground.splits.rejected])
+
+    @cached_property
+    def job(self) -> Job:
+        """What the loop is given."""
+        validated = partial(self.score, "validation", interval=False)
+        return Job(
+            self.adapter,
+            self.task,
+            self.ground.loaded.processor,
+            self.examples["train"],
+            self.settings.training,
+            validated,
+            self.save,
+            self.folder,
+            self.quiet,
+            self.teacher,
+            partial(_places, self.ground.splits, self.examples["train"]),
+            self.label,
+        )
+
+    def score(self, part: str, *, interval: bool) -> dict[str, Any]:
+        """Metrics of the adapter alone on a part of the rows."""
+        ground, size = self.ground, self.settings.training.per_device_eval_batch_size
+        rows, examples, loaded = ground.splits.parts[part], self.examples[part], ground.loaded
+        with self.adapter.roster.activated(self.adapter.name):
+            return score(loaded.model, self.task, loaded.processor, rows, examples, size, interval=interval)
+
+    def save(self) -> None:
+        """Writes the adapter as it is."""
+        self.adapter.save(self.folder.adapter, base_model=self.name, task_type=self.task.peft_task, facts=self.facts)
+
+    def finish(self, done: Trained) -> Run:
+        """Tests the trained adapter and writes adapter and results."""
+        task, encoded = self.task, self.ground.examples
+        results = _results(self.settings, self.ground.splits, self.adapter, done) | self.ground.baselines
+        results |= {
+            "before": self.before,
+            "validation": self.score("validation", interval=True),
+            "test": self.score("test", interval=True),
+        }
+        self.facts["results"] = {
+            part: {k: v for k, v in results[part].items() if isinstance(v, float)} for part in ("validation", "test")
+        }
+        with writing(str(self.folder.adapter)):
+            self.save()
+        results["adapter_bytes"] = folders.size(self.folder.adapter)
+        results["truncated"] = {name: task.truncated(found) for name, found in encoded.items()}
+        results["trunk"] = self.trunk
+        hash_after = _unchanged(self.ground.loaded.model, self.base, self.hash_before)
+        results["base"] = {"sha256_before": self.hash_before, "sha256_after": hash_after}
+        self.folder.write_results(results)
+        _draw(self.folder, self.settings.training.metric_for_best_model or task.metric, task)
+        return Run(self.folder.path, results)
 
 
 def _unchanged(network: nn.Module, base: set[str], before: str) -> str:
@@ -219,7 +288,6 @@ def _places(splits: Splits, examples: Sequence[Example], number: int) -> list[di
 def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trained) -> dict[str, Any]:
     task = splits.task
     names = {name: len(rows) for name, rows in splits.parts.items()}
-    baseline, metrics = task.baseline(splits.train, splits.test)
     base = sum(p.numel() for n, p in adapter.model.named_parameters() if n in adapter.roster.frozen)
     return {
         "task": task.type,
@@ -240,20 +308,21 @@ def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trai
             "stopped": done.stopped,
             "learning_rate": done.learning_rate,
             "seed": settings.training.seed,
+            "together": done.together,
         },
-        "baseline": {"name": baseline, **metrics},
-        "baselines": task.baselines(splits.train, splits.test),
     }
 
 
-def _attached(loaded: Loaded, task: Task, chosen: Method, seed: int) -> Adapter:
+def attached(ground: Ground, chosen: Method, seed: int, name: str = "default") -> Adapter:
     """The adapter with what the checkpoint lacks, which must be trained, and the head where it belongs to the task."""
+    loaded, task = ground.loaded, ground.splits.task
     choose_attention(loaded.model)
+    chosen = _fitting(chosen, loaded, task)
     names = [_read(loaded.model, source) if Path(source).is_dir() else source for source in chosen.reads()]
     chosen = chosen.reading(names) if names else chosen
     heads = roster_of(loaded.model).anatomy.heads if task.trains_head else ()
     whole = chosen.modules_to_save or tuple(dict.fromkeys((*loaded.new, *heads)))
-    return attach(loaded.model, chosen.model_copy(update={"modules_to_save": whole or None}), seed=seed)
+    return attach(loaded.model, chosen.model_copy(update={"modules_to_save": whole or None}), name=name, seed=seed)
 
 
 def _read(model: nn.Module, source: str) -> str:
@@ -277,7 +346,7 @@ def _fitting(chosen: Method, loaded: Loaded, task: Task) -> Method:
     return chosen.worded(lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]), task.label_names)
 
 
-def _resolved(settings: RunSettings, task: Task, chosen: Method) -> dict[str, Any]:
+def resolve(settings: RunSettings, task: Task, chosen: Method) -> dict[str, Any]:
     """Every setting with its value, defaults included."""
     return {
         **settings.model_dump(mode="json"),

@@ -19,7 +19,7 @@ from deltatune.engine.blocks import Stack, under, walk
 from deltatune.engine.compose import names
 from deltatune.engine.handle import Handle
 from deltatune.engine.roster import Roster
-from deltatune.engine.sockets import Socket, socket
+from deltatune.engine.sockets import Socket, release, socket
 from deltatune.engine.sublayer import first
 
 MASK = "attention_mask"
@@ -95,16 +95,30 @@ class Replaying:
 
 
 class Trunk:
-    """The trunk under one adapter, and what leaves it for every row kept so far."""
+    """The trunk under one adapter or several, and what leaves it for every row kept so far."""
 
     def __init__(self, handle: Handle, blocks: Sequence[str]) -> None:
-        self.model, self.roster, self.name = handle.model, handle.roster, handle.name
+        self.model, self.roster = handle.model, handle.roster
         self.blocks = tuple(blocks)
         self.rows: list[Tensor] = []
         self.rest: dict[nn.Module, tuple[Any, ...] | None] = {}
-        for path in blocks:
-            make = partial(TrunkSocket, self.roster, path == blocks[-1])
-            socket(self.model.get_submodule(path), TRUNK, make).plug(self.name, nn.Identity())
+        self.above: set[str] = set()
+        """The adapters that change nothing below."""
+        self.cover(handle)
+
+    def cover(self, handle: Handle) -> None:
+        """The same for one more adapter, whose own trunk ends here too or further up."""
+        self.above |= {handle.name, *handle.attached.members}
+        for path in self.blocks:
+            make = partial(TrunkSocket, self.roster, path == self.blocks[-1])
+            socket(self.model.get_submodule(path), TRUNK, make).plug(handle.name, nn.Identity())
+
+    def leave(self) -> None:
+        """Takes it out: the blocks run again."""
+        for path in self.blocks:
+            for name in self.above:
+                release(self.model.get_submodule(path), name, TRUNK)
+        self.roster.trunk = None
 
     @property
     def bytes(self) -> int:
@@ -128,12 +142,23 @@ class Trunk:
     @contextmanager
     def replaying(self, batch: Batch) -> Iterator[None]:
         """Inside the block the rows of a batch skip the trunk, unless another adapter acts that may change it."""
-        if set(names(self.roster.active)) - {self.name, *self.roster.require(self.name).members}:
+        if set(names(self.roster.active)) - self.above:
             yield
             return
         rows = [self.rows[number] for number in batch[TRUNK].tolist()]
         hidden = _padded(rows, batch.get(MASK)).to(batch[TRUNK].device)
         with self._passing(Replaying(self.rest, hidden)):
+            yield
+
+    @contextmanager
+    def running_once(self, batch: Batch, times: int) -> Iterator[None]:
+        """Inside the block a batch that holds the rows of `batch` so many times skips the trunk, which runs here."""
+        recording = Recording(whole=False)
+        with self._passing(recording), suppress(Reached), torch.no_grad():
+            self.model(**inputs_of(batch))
+        assert recording.hidden is not None, "tried when the first rows were kept"
+        hidden = recording.hidden
+        with self._passing(Replaying(self.rest, hidden.repeat(times, *(1 for _ in hidden.shape[1:])))):
             yield
 
     @contextmanager

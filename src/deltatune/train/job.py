@@ -35,6 +35,8 @@ class Job:
     """Whose answers count too, by `settings.distillation`."""
     places: Callable[[int], list[dict[str, Any]]] = _numbered
     """Where the rows of a training example stand: `file` and `line` of each."""
+    label: str = ""
+    """What its lines begin with on the screen, where several trainings are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +55,5 @@ class Trained:
     """`done`, or why it ended earlier."""
     learning_rate: float
     """Peak rate that was used."""
+    together: int = 1
+    """Trainings that shared their passes; `seconds` is a share of theirs."""

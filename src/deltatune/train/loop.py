@@ -2,13 +2,15 @@
 
 for every optimizer step:
     for every micro-batch:  backward of task.loss(model(batch)) * units / units of the step
-    a loss or gradient that is not finite stops here, before the weights (guards.py)
-    clip, step, schedule
-    now and then: log; evaluate, keep the best adapter, write a checkpoint, stop early
+    for every adapter that is trained (runner.py):
+        a loss or gradient that is not finite stops here, before the weights (guards.py)
+        clip, step, schedule
+        now and then: log; evaluate, keep the best adapter, write a checkpoint, stop early
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,23 +18,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from deltatune.core.config import TrainingSettings
-from deltatune.data.batch import collate
+from deltatune.core.errors import DeltatuneError
 from deltatune.engine.attach import Handle
-from deltatune.engine.conditions import told
-from deltatune.train.checkpoint import Training
-from deltatune.train.distill import Distillation
-from deltatune.train.gradient import accumulate, clip, gradient_norm
+from deltatune.train.gradient import accumulate
 from deltatune.train.job import Job, Trained
-from deltatune.train.memory import forget_peak, peak_memory_bytes
-from deltatune.train.optimizer import current_rate, make_optimizer, make_schedule
-from deltatune.train.plan import Plan, Position, Step
+from deltatune.train.memory import forget_peak
+from deltatune.train.optimizer import make_optimizer
+from deltatune.train.plan import Plan, Step
 from deltatune.train.progress import Progress
-from deltatune.train.records import Records
+from deltatune.train.runner import Runner
 from deltatune.train.signals import Signals, Stopped
 from deltatune.train.stopping import Best
-from deltatune.train.window import Window
 
-__all__ = ["Job", "Stopped", "Trained", "check", "train"]
+__all__ = ["Job", "Stopped", "Trained", "check", "train", "train_together"]
 
 
 def train(job: Job, *, resume: bool = False) -> Trained:
@@ -41,59 +39,47 @@ def train(job: Job, *, resume: bool = False) -> Trained:
     Raises `Stopped` after Ctrl-C or SIGTERM, with the state saved, `DeltatuneError` with a diagnosis when losses are
     not finite again and again, `StorageError` when the disk refuses again and again.
     """
-    settings, handle = job.settings, job.handle
+    (done,) = train_together([job], resume=resume)
+    if isinstance(done, DeltatuneError):
+        raise done
+    return done
+
+
+def train_together(jobs: Sequence[Job], *, resume: bool = False) -> list[Trained | DeltatuneError]:
+    """Trains several adapters on one base, which show the same rows in the same order, in passes they share.
+
+    What each amounted to; the diagnosis where losses were not finite again and again, which does not stop the others.
+    Raises as `train` does else.
+    """
+    lead = jobs[0]
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    plan = Plan.of(job.examples, settings, accelerator.num_processes)
-    network = _network(accelerator, handle, settings)
-    training = _beginning(job, plan, accelerator.device)
-    distillation = training.distillation
-    parameters = [*handle.parameters(), *(distillation.parameters() if distillation else ())]
-    records = Records(job, plan, accelerator)
-    backward = _backward(job, accelerator, plan, network, training)
+    plan = Plan.of(lead.examples, lead.settings, accelerator.num_processes)
+    network = _network(accelerator, [job.handle for job in jobs], lead.settings)
+    runners = [Runner(job, plan, accelerator) for job in jobs]
     forget_peak()
-    with records.locked(), Signals() as signals:
+    with ExitStack() as stack:
+        for runner in runners:
+            stack.enter_context(runner.records.locked())
+        signals = stack.enter_context(Signals())
         if resume:
-            records.resume(training)
-        quiet = job.quiet or not records.main
-        with Progress(plan.total, training.position, quiet=quiet) as progress, records.stacks() as stacks:
-            for step in _steps(plan, training):
-                position, started = training.position, time.perf_counter()
-                with stacks.step(position.step + 1):
-                    loss = backward(step)
-                    norm = gradient_norm(parameters)
-                    if training.guards.pass_on(loss, norm):
-                        clip(parameters, settings.max_grad_norm, norm)
-                        training.optimizer.step()
-                        training.schedule.step()
-                        training.window.add(loss, norm)
-                        records.spike(training, loss)
-                    else:
-                        records.bad_step(training, step, loss, norm)
-                training.optimizer.zero_grad(set_to_none=True)
-                if training.position is not position:  # a checkpoint came back
-                    continue
-                plan.advance(position, step)
-                position.seconds += time.perf_counter() - started
-                progress.step(position.step)
-                if training.window.steps and _logs(position, plan, settings):
-                    line = training.window.line(position, current_rate(training.schedule, training.rate))
-                    records.log(line)
-                    progress.log(line)
-                if _evaluates(position, plan, settings):
-                    _evaluate(job, training, records, progress)
-                if received := signals.received(accelerator):
-                    records.checkpoint(training, tries=1)
-                    raise Stopped(received, job.folder.path)
-    training.best.restore(handle)
-    return _amounted(training, plan)
-
-
-def _amounted(training: Training, plan: Plan) -> Trained:
-    position, best, memory = training.position, training.best, peak_memory_bytes()
-    stopped = "no better metric for a while" if position.step < plan.total else "done"
-    return Trained(
-        position.step, position.seconds, position.tokens, memory, best.step, best.value, stopped, training.rate
-    )
+            for runner in runners:
+                runner.records.resume(runner.training)
+        quiet = lead.quiet or not runners[0].records.main
+        progress = stack.enter_context(Progress(plan.total, runners[0].training.position, quiet=quiet))
+        stacks = stack.enter_context(runners[0].records.stacks())
+        for step, running in _steps(plan, runners):
+            started = time.perf_counter()
+            with stacks.step(running[0].training.position.step + 1):
+                losses = _backward(accelerator, plan, network, running)(step)
+                kept = [runner for runner, loss in zip(running, losses, strict=True) if runner.step(loss, step)]
+            seconds = (time.perf_counter() - started) / len(running)
+            for runner in kept:
+                runner.advance(step, seconds, progress)
+            if kept and (received := signals.received(accelerator)):
+                for runner in kept:
+                    runner.records.checkpoint(runner.training, tries=1)
+                raise Stopped(received, lead.folder.path)
+    return [runner.failure or runner.finish(len(jobs)) for runner in runners]
 
 
 def check(job: Job, metrics: Mapping[str, Any]) -> None:
@@ -104,87 +90,51 @@ def check(job: Job, metrics: Mapping[str, Any]) -> None:
     job.handle.expect_steps(plan.total)
 
 
-def _network(accelerator: Accelerator, handle: Handle, settings: TrainingSettings) -> nn.Module:
+def _network(accelerator: Accelerator, handles: Sequence[Handle], settings: TrainingSettings) -> nn.Module:
     """The network on its device and in its mode, wrapped for several processes when there are several."""
-    handle.model.to(accelerator.device)
+    model = handles[0].model
+    model.to(accelerator.device)
     if settings.gradient_checkpointing:
-        handle.checkpoint()
-    handle.model.train(settings.base_dropout)  # the base is frozen: its dropout only adds noise
-    handle.train_mode(True)
-    network: nn.Module = accelerator.prepare(handle.model) if accelerator.num_processes > 1 else handle.model
+        for handle in handles:
+            handle.checkpoint()
+    model.train(settings.base_dropout)  # the base is frozen: its dropout only adds noise
+    for handle in handles:
+        handle.train_mode(True)
+    network: nn.Module = accelerator.prepare(model) if accelerator.num_processes > 1 else model
     return network
 
 
 def _backward(
-    job: Job, accelerator: Accelerator, plan: Plan, network: nn.Module, training: Training
-) -> Callable[[Step], Tensor]:
-    """What computes loss and gradient of a step; one process alone cuts its passes where memory does not suffice."""
+    accelerator: Accelerator, plan: Plan, network: nn.Module, running: Sequence[Runner]
+) -> Callable[[Step], list[Tensor]]:
+    """What computes losses and gradients of a step; one process alone cuts its passes where memory does not suffice."""
+    jobs, lead = [runner.job for runner in running], running[0].training
 
-    def whole(step: Step) -> Tensor:
-        return accumulate(job, accelerator, network, training.position.step + 1, step, training.distillation)
+    def whole(step: Step) -> list[Tensor]:
+        return accumulate(jobs, accelerator, network, lead.position.step + 1, step, lead.distillation)
 
-    def fitted(step: Step) -> Tensor:
-        return training.room.fitted(step, plan.batches.lengths, job.handle, whole, training.optimizer.zero_grad)
+    def forget() -> None:
+        for runner in running:
+            runner.training.optimizer.zero_grad()
+
+    def fitted(step: Step) -> list[Tensor]:
+        return lead.room.fitted(step, plan.batches.lengths, [job.handle for job in jobs], whole, forget)
 
     return whole if accelerator.num_processes > 1 else fitted
 
 
-def _steps(plan: Plan, training: Training) -> Iterator[Step]:
-    """The steps from where a training stands, until patience is over; anew when a checkpoint came back."""
-    position = None
-    while position is not training.position:
-        position = training.position
+def _steps(plan: Plan, runners: Sequence[Runner]) -> Iterator[tuple[Step, Sequence[Runner]]]:
+    """The steps with those who take them, until all are over; one whose checkpoint came back goes on alone."""
+    waiting = [list(runners)]
+    while waiting:
+        running = waiting.pop(0)
+        position = running[0].training.position
         for step in plan.steps(position):
-            if training.best.patience_over:
-                return
-            yield step
-            if training.position is not position:
+            running = [runner for runner in running if not runner.over]
+            if not running:
                 break
-
-
-def _beginning(job: Job, plan: Plan, device: torch.device) -> Training:
-    """A training before its first step."""
-    settings, handle = job.settings, job.handle
-    rate = settings.learning_rate or handle.method.learning_rate
-    handle.expect_steps(plan.total)
-    distillation = _distillation(job, device)
-    optimizer = make_optimizer(handle, settings, rate, distillation.parameters() if distillation else ())
-    schedule = make_schedule(optimizer, settings, plan.total)
-    best = Best.of(settings, job.task)
-    return Training(handle, optimizer, schedule, rate, Window(device), Position(), best, distillation=distillation)
-
-
-def _distillation(job: Job, device: torch.device) -> Distillation | None:
-    """What a teacher adds to the loss, tried on the first row."""
-    settings = job.settings.distillation
-    if settings is None or job.teacher is None:
-        assert settings is None and job.teacher is None, "a teacher and its settings come together"
-        return None
-    job.teacher.model.to(device)
-    distillation = Distillation(settings, job.teacher, job.task)
-    batch = {name: t.to(device) for name, t in collate(job.task, job.examples[:1], job.processor).items()}
-    with told(job.handle.model, batch):
-        distillation.prepare(job.handle.model, [0], batch, job.settings.seed)
-    return distillation
-
-
-def _logs(position: Position, plan: Plan, settings: TrainingSettings) -> bool:
-    """Whether a line of the log is due."""
-    return position.step % settings.logging_steps == 0 or position.step == plan.total
-
-
-def _evaluates(position: Position, plan: Plan, settings: TrainingSettings) -> bool:
-    """Whether an evaluation is due: every `eval_steps`, or after each epoch, and always at the end."""
-    due = position.step % settings.eval_steps == 0 if settings.eval_steps else position.batch == 0
-    return due or position.step == plan.total
-
-
-def _evaluate(job: Job, training: Training, records: Records, progress: Progress) -> None:
-    """Scores the validation rows, keeps the adapter if it is the best so far, and writes a checkpoint."""
-    metrics: dict[str, Any] = job.evaluate()
-    records.log({"step": training.position.step, "validation": metrics})
-    if job.handle.ready and training.best.better(metrics, training.position.step):
-        training.best.keep(job.handle)
-        records.best()
-    progress.evaluated(metrics, training.best)
-    records.checkpoint(training)
+            positions = [runner.training.position for runner in running]
+            yield step, running
+            back = [r for r, before in zip(running, positions, strict=True) if r.training.position is not before]
+            waiting += [[runner] for runner in back]
+            running = [runner for runner in running if runner not in back]

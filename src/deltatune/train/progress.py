@@ -18,7 +18,8 @@ class Progress:
     def __init__(self, total: int, start: Position, *, quiet: bool) -> None:
         self.total = total
         self.quiet = quiet
-        self.metric = ""
+        self.metrics: dict[str, str] = {}
+        """The last evaluation of every training shown here."""
         self.bar: Bar | None = None
         if not quiet and sys.stderr.isatty():
             columns = (
@@ -45,22 +46,22 @@ class Progress:
         if self.bar is not None:
             self.bar.update(self.task, completed=number)
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        """Shows a line of the log."""
+    def log(self, line: Mapping[str, Any], label: str = "") -> None:
+        """Shows a line of the log; `label` says whose it is where there are several."""
         step, tokens, seconds = line["step"], line["tokens"], max(line["seconds"], 1e-9)
-        parts = [f"loss {line['loss']:.4f}", self.metric, f"{tokens / seconds:,.0f} tokens/s"]
+        parts = [label, f"loss {line['loss']:.4f}", self.metrics.get(label, ""), f"{tokens / seconds:,.0f} tokens/s"]
         text = "  ".join(part for part in parts if part)
         if self.bar is not None:
             self.bar.update(self.task, text=text)
         elif not self.quiet:
             self._print(f"step {step}/{self.total}  {text}  {seconds / step * (self.total - step):.0f} s left")
 
-    def evaluated(self, metrics: Mapping[str, Any], best: Best) -> None:
+    def evaluated(self, metrics: Mapping[str, Any], best: Best, label: str = "") -> None:
         """Shows an evaluation."""
-        self.metric = f"{best.metric} {metrics[best.metric]:.4f}"
+        shown = self.metrics[label] = f"{best.metric} {metrics[best.metric]:.4f}"
         if not self.quiet:
             mark = "best so far" if best.waited == 0 else f"best {best.value:.4f} at step {best.step}"
-            self._print(f"validation {self.metric} ({mark})")
+            self._print(f"{label} validation {shown} ({mark})".lstrip())
 
     def _print(self, text: str) -> None:
         if self.bar is not None:

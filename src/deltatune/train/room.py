@@ -28,16 +28,16 @@ class Room:
         self,
         step: Step,
         lengths: Sequence[int],
-        handle: Handle,
-        backward: Callable[[Step], Tensor],
+        handles: Sequence[Handle],
+        backward: Callable[[Step], list[Tensor]],
         forget: Callable[[], None],
-    ) -> Tensor:
-        """The loss of `backward` over all micro-batches, cut until they fit.
+    ) -> list[Tensor]:
+        """The losses of `backward` over all micro-batches, cut until they fit.
 
         After a failure it starts anew, and `forget` drops the gradients: a backward that broke off has added some.
         Raises `DeltatuneError` when single rows do not fit.
         """
-        notes = _versions(handle)
+        notes = _versions(handles)
         while True:
             parts = [part for rows in step for part in self._cut(rows, lengths)]
             try:
@@ -47,9 +47,9 @@ class Room:
                     raise
                 said = str(error)  # the error itself holds on to the tensors of the pass
             self._shrink(parts, lengths, said)
-            if _versions(handle) != notes:
+            if _versions(handles) != notes:
                 raise DeltatuneError(
-                    f"out of memory while {handle.method.type} was taking notes of gradients: {said}",
+                    f"out of memory while {handles[0].method.type} was taking notes of gradients: {said}",
                     hint="lower training.per_device_train_batch_size, raise gradient_accumulation_steps",
                 )
             forget()
@@ -93,6 +93,6 @@ def _cells(rows: Sequence[int], lengths: Sequence[int]) -> int:
     return len(rows) * max(lengths[row] for row in rows)
 
 
-def _versions(handle: Handle) -> list[int]:
-    """Changes whenever a buffer of the adapter does: what a backward noted there cannot be taken back."""
-    return [buffer._version for module in handle.modules() for buffer in module.buffers()]
+def _versions(handles: Sequence[Handle]) -> list[int]:
+    """Changes whenever a buffer of an adapter does: what a backward noted there cannot be taken back."""
+    return [buffer._version for handle in handles for module in handle.modules() for buffer in module.buffers()]

@@ -18,25 +18,37 @@ logger = logging.getLogger("deltatune")
 Parts = Mapping[str, Sequence[Example]]
 
 
+class TooLarge(Unkept):
+    """What leaves the trunk does not fit."""
+
+
 def kept(
-    handle: Handle, task: Task, processor: Any, parts: Parts, settings: TrainingSettings
+    handles: Sequence[Handle], task: Task, processor: Any, parts: Parts, settings: TrainingSettings
 ) -> tuple[Parts, dict[str, Any]]:
     """The examples of all parts with the numbers of their kept rows, and what to say of the trunk in the results.
 
     They come back as they are when there is no trunk, when it is not frozen, or when it would take more than
-    `trunk_cache_gb`.
+    `trunk_cache_gb`. The adapters must have the same trunk.
     """
-    blocks = trunk_of(handle)
+    handle, blocks = handles[0], trunk_of(handles[0])
     usual = type(task).run is Task.run and not any(CONDITION in example for example in parts["train"])
     if not (blocks and usual) or settings.base_dropout or not settings.trunk_cache_gb:
         return parts, {}
     trunk = Trunk(handle, blocks)
+    found: Parts
     try:
         found = {name: _part(trunk, task, processor, part, parts, settings) for name, part in parts.items()}
     except Unkept as reason:
         logger.info("all blocks run in every step: %s", reason)
-        return parts, {}
+        if not isinstance(reason, TooLarge):  # adapters that share a pass still run it once
+            trunk.leave()
+            return parts, {}
+        found = parts
+    for other in handles[1:]:
+        trunk.cover(other)
     handle.roster.trunk = trunk
+    if found is parts:
+        return parts, {}
     said = {"blocks": len(blocks), "rows": len(trunk.rows), "bytes": trunk.bytes}
     logger.info("%(blocks)d frozen blocks run once for %(rows)d rows; %(bytes)d bytes are kept", said)
     return found, said
@@ -58,5 +70,7 @@ def _part(
         expected = trunk.bytes / len(trunk.rows) * sum(map(len, parts.values()))
         if expected > settings.trunk_cache_gb * 1e9:
             trunk.rows.clear()
-            raise Unkept(f"what leaves the lower blocks takes about {expected / 1e9:.1f} GB (training.trunk_cache_gb)")
+            raise TooLarge(
+                f"what leaves the lower blocks takes about {expected / 1e9:.1f} GB (training.trunk_cache_gb)"
+            )
     return numbered
