@@ -23,12 +23,13 @@ GROUPS = [
     {"deploy", "serve"},
     {"adapters"},
     {"finetuning"},
+    {"many"},
     {"api"},
     {"cli", "web"},
 ]
 """Arrows point to an earlier group."""
 EXCEPTIONS = {("evaluate", "data"), ("advise", "engine")}
-ROOT_FILES = {"__init__", "adapters", "finetuning", "api"}
+ROOT_FILES = {"__init__", "adapters", "finetuning", "many", "api"}
 
 
 def place(path: Path) -> str:

@@ -27,6 +27,7 @@ _PLACES = {
         "check_config",
         "evaluate",
         "finetune",
+        "finetune_many",
         "inspect",
         "load",
         "materialize",

@@ -25,6 +25,7 @@ from deltatune.evaluate import pictures
 from deltatune.evaluate.answer import answers
 from deltatune.evaluate.score import score
 from deltatune.finetuning import Run, check_config, finetune, train_config
+from deltatune.many import finetune_many
 from deltatune.store import adapter as folders
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "check_config",
     "evaluate",
     "finetune",
+    "finetune_many",
     "inspect",
     "load",
     "materialize",
