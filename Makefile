@@ -53,7 +53,7 @@ torture: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python examples/models.py minilm
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/attach.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/load.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trunk.py
 
 gpu:
