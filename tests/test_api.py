@@ -8,6 +8,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 import deltatune
 from contract.cases import model_of, outputs
+from deltatune import finetuning
 from deltatune.core.errors import SettingsError
 from deltatune.core.registry import methods
 from words import csv_file, model_folder, reviews
@@ -103,6 +104,22 @@ def test_what_training_measured_is_what_evaluate_measures(place, tmp_path):
     answers = deltatune.predict(run.folder, file=str(tmp_path / "all.csv"))
     share = sum(a["label"] == r["label"] for a, r in zip(answers, rows, strict=True)) / len(rows)
     assert found["accuracy"] == pytest.approx(share)
+
+
+def test_the_best_adapter_is_not_asked_again_what_it_has_answered(place, tmp_path, monkeypatch):
+    asked = []
+
+    def counted(model, task, processor, examples, size, real=finetuning.answers):
+        asked.append(len(examples))
+        return real(model, task, processor, examples, size)
+
+    monkeypatch.setattr(finetuning, "answers", counted)
+    run = finetune(place, tmp_path / "run", num_train_epochs=2)
+    rows = run.results["rows"]
+    assert asked == [rows["test"], rows["validation"], rows["validation"], rows["test"]]
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    (best,) = [line for line in lines if "validation" in line and line["step"] == run.results["train"]["best_step"]]
+    assert run.results["validation"].items() >= best["validation"].items()
 
 
 def test_a_loaded_adapter_gives_the_trained_answers(place, tmp_path):

@@ -26,8 +26,9 @@ from deltatune.engine.attention_by_shape import choose_attention
 from deltatune.engine.fingerprint import exact_hash
 from deltatune.engine.precision import base_dtype
 from deltatune.engine.roster import roster_of
+from deltatune.evaluate.answer import Answered, answers
 from deltatune.evaluate.curves import draw
-from deltatune.evaluate.score import score
+from deltatune.evaluate.score import measured
 from deltatune.store import adapter as folders
 from deltatune.store.run import RunFolder, writing
 from deltatune.train.loop import Job, Trained, check, train
@@ -186,6 +187,9 @@ class Running:
         self.examples: Mapping[str, Sequence[Example]] = {}
         self.trunk: dict[str, Any] = {}
         self.before: dict[str, Any] = {}
+        self.latest: Answered | None = None
+        self.best: Answered | None = None
+        """Answers of the best adapter so far to the validation rows."""
         task, path = ground.splits.task, Path(settings.model)
         self.name = str(path.resolve()) if path.is_dir() else settings.model
         self.facts: dict[str, Any] = {
@@ -212,7 +216,7 @@ class Running:
 
     def begin(self, *, resume: bool) -> None:
         """Scores the adapter as it starts, checks the settings by it, and makes the folder."""
-        self.before = self.score("test", interval=True)
+        self.before = self.measured("test", self.answers("test"))
         check(self.job, self.before)  # whatever is wrong with the settings shows before there is a folder
         self.folder.open(self.resolved, resume=resume)
         self.folder.write_rejected([row.as_json() for row in self.ground.splits.rejected])
@@ -220,15 +224,14 @@ class Running:
     @cached_property
     def job(self) -> Job:
         """What the loop is given."""
-        validated = partial(self.score, "validation", interval=False)
         return Job(
             self.adapter,
             self.task,
             self.ground.loaded.processor,
             self.examples["train"],
             self.settings.training,
-            validated,
-            self.save,
+            self.validate,
+            self.keep_best,
             self.folder,
             self.quiet,
             self.teacher,
@@ -236,12 +239,33 @@ class Running:
             self.label,
         )
 
-    def score(self, part: str, *, interval: bool) -> dict[str, Any]:
-        """Metrics of the adapter alone on a part of the rows."""
-        ground, size = self.ground, self.settings.training.per_device_eval_batch_size
-        rows, examples, loaded = ground.splits.parts[part], self.examples[part], ground.loaded
+    def answers(self, part: str) -> Answered:
+        """What the adapter alone answers to a part of the rows."""
+        loaded, size = self.ground.loaded, self.settings.training.per_device_eval_batch_size
         with self.adapter.roster.activated(self.adapter.name):
-            return score(loaded.model, self.task, loaded.processor, rows, examples, size, interval=interval)
+            return answers(loaded.model, self.task, loaded.processor, self.examples[part], size)
+
+    def measured(self, part: str, answered: Answered, *, interval: bool = True) -> dict[str, Any]:
+        """Metrics of answers to a part of the rows."""
+        return measured(self.task, answered, self.ground.splits.parts[part], interval=interval)
+
+    def validate(self) -> dict[str, Any]:
+        """Metrics of the adapter as it is on the validation rows."""
+        self.latest = self.answers("validation")
+        return self.measured("validation", self.latest, interval=False)
+
+    def keep_best(self) -> None:
+        """Writes the adapter, and remembers what it answered: at the end it need not be asked again."""
+        self.best = self.latest
+        self.save()
+
+    def validation(self, done: Trained) -> dict[str, Any]:
+        """Metrics of the best adapter on the validation rows; it is asked again where it comes from before a resume."""
+        if self.best is not None:
+            metrics = self.measured("validation", self.best)
+            if metrics[self.settings.training.metric_for_best_model or self.task.metric] == done.best_metric:
+                return metrics
+        return self.measured("validation", self.answers("validation"))
 
     def save(self) -> None:
         """Writes the adapter as it is."""
@@ -253,8 +277,8 @@ class Running:
         results = _results(self.settings, self.ground.splits, self.adapter, done) | self.ground.baselines
         results |= {
             "before": self.before,
-            "validation": self.score("validation", interval=True),
-            "test": self.score("test", interval=True),
+            "validation": self.validation(done),
+            "test": self.measured("test", self.answers("test")),
         }
         self.facts["results"] = {
             part: {k: v for k, v in results[part].items() if isinstance(v, float)} for part in ("validation", "test")

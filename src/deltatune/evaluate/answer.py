@@ -11,10 +11,13 @@ from deltatune.data.batch import by_length, collate
 from deltatune.data.tasks import encode
 from deltatune.engine.conditions import told
 
+Answered = tuple[list[dict[str, Any]], float | None]
+"""One answer per example, and the mean loss where the examples have labels."""
+
 
 def answers(
     model: nn.Module, task: Task, processor: Any, examples: Sequence[Example], batch_size: int = 64
-) -> tuple[list[dict[str, Any]], float | None]:
+) -> Answered:
     """One answer per example, and the mean loss where the examples have labels; the model's mode is kept."""
     found: list[dict[str, Any]] = [{} for _ in examples]
     losses, units = 0.0, 0

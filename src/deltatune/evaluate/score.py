@@ -9,7 +9,7 @@ from torch import nn
 
 from deltatune.core.task import Example, Row, Task
 from deltatune.data.tasks import name_of
-from deltatune.evaluate.answer import answers
+from deltatune.evaluate.answer import Answered, answers
 
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
@@ -31,7 +31,12 @@ def score(
 
     `tasks` has the metrics of every task where many are trained.
     """
-    found, loss = answers(model, task, processor, examples, batch_size)
+    return measured(task, answers(model, task, processor, examples, batch_size), rows, interval=interval)
+
+
+def measured(task: Task, answered: Answered, rows: Sequence[Row], *, interval: bool) -> dict[str, Any]:
+    """What `score` says, of answers that are known."""
+    found, loss = answered
     metrics = task.score(found, rows)
     result = {**metrics, "loss": loss, "rows": len(rows)}
     if task.many is not None:
