@@ -96,15 +96,24 @@ def task(settings: str | Mapping[str, Any], **fields: Any) -> Task:
 
 
 def _parse(what: Literal["method", "task"], settings: Any, fields: Mapping[str, Any]) -> Any:
-    values = {"type": settings, **fields} if isinstance(settings, str) else {**settings, **fields}
+    given = {"type": settings} if isinstance(settings, str) else settings
+    if not isinstance(given, Mapping):
+        raise SettingsError(f"a {what} is a name or settings with a type, not {str(given)[:80]}")
+    values = {**given, **fields}
     name = values.pop("type", None)
-    folder, contract, every = ("methods", Method, methods) if what == "method" else ("tasks", Task, tasks)
-    cls = _named(folder, contract, name) if isinstance(name, str) else None
-    if cls is None:
-        known: Mapping[str, Any] = every()
-        if name is None:
-            raise SettingsError(f"{what}.type is missing", hint=f"known: {', '.join(known)}")
-        if name not in known:
-            raise SettingsError(f"{what} {name} is unknown", hint=did_you_mean(str(name), known))
-        cls = known[name]
+    cls = _class(what, name)
     return cls.parse(values, what)
+
+
+def _class(what: Literal["method", "task"], name: Any) -> Any:
+    """The class of a name; the whole list is only looked at where our own files have none of this name."""
+    folder, contract, every = ("methods", Method, methods) if what == "method" else ("tasks", Task, tasks)
+    found = _named(folder, contract, name) if isinstance(name, str) else None
+    if found is not None:
+        return found
+    known: Mapping[str, Any] = every()
+    if name is None:
+        raise SettingsError(f"{what}.type is missing", hint=f"known: {', '.join(known)}")
+    if not isinstance(name, str) or name not in known:
+        raise SettingsError(f"{what} {str(name)[:80]} is unknown", hint=did_you_mean(str(name), known))
+    return known[name]
