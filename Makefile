@@ -55,6 +55,7 @@ bench: $(STAMP)
 	$(BIN)/python examples/models.py minilm
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/load.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trunk.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step.py --rounds 3 --methods lora dora ia3 loha lokr
 
 gpu:
 	PYTHONPATH=src $(PYTHON) -m pytest -m gpu -p no:cacheprovider tests

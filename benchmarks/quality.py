@@ -107,7 +107,7 @@ def results(name: str, seed: int) -> dict[str, Any] | None:
 
 def write(wanted: dict[str, dict[str, Any]]) -> None:
     """The page, best method first."""
-    ratios = json.loads(STEPS.read_text(encoding="utf-8")) if STEPS.is_file() else {}
+    ratios = floors()
     lines = []
     for name in wanted:
         runs = [run for seed in range(1, 100) if (run := results(name, seed))]
@@ -121,6 +121,13 @@ def write(wanted: dict[str, dict[str, Any]]) -> None:
         before, _, rest = page.read_text(encoding="utf-8").partition(begin)
         _, mark, after = rest.partition(end)
         page.write_text(before + begin + "\n".join(table) + "\n" + mark + after, encoding="utf-8")
+
+
+def floors() -> dict[str, list[float]]:
+    """Steps as multiples of the floor that `benchmarks/step.py` measured on MiniLM, of whatever processor."""
+    kept = json.loads(STEPS.read_text(encoding="utf-8")) if STEPS.is_file() else {}
+    measured = [(name, one) for own in kept.values() for name, one in own.get("minilm, float32", {}).items()]
+    return {name: one["floor"] for name, one in measured if "floor" in one}
 
 
 def row(name: str, runs: list[dict[str, Any]], ratio: list[float] | None) -> tuple[str, ...]:
