@@ -1,9 +1,9 @@
-"""Forecasts: times, windows, the split by time, scales, scores, simple forecasts, two kinds of models, trainings."""
+"""Forecasts: times, windows, the split by time, scales, scores, simple forecasts, three kinds of models, trainings."""
 
 import csv
 import json
 import math
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ import transformers as tf
 from sklearn.metrics import mean_pinball_loss
 
 import deltatune
-from deltatune.core import forecast_baselines, series
+from deltatune.core import forecast_baselines, sample_paths, series
 from deltatune.core.errors import DataError, DeltatuneError, SettingsError
 from deltatune.core.forecast_scores import by_step, forecast_scores, seasonal_changes, step
 from deltatune.core.registry import task
@@ -85,6 +85,27 @@ def timesfm(path, seed=0):
         head_dim=8,
     )
     tf.TimesFm2_5ModelForPrediction(config).save_pretrained(path)
+    return str(path)
+
+
+def sampler(path, seed=0, **fields):
+    """12 values and lags of up to 4: 16 in all."""
+    torch.manual_seed(seed)
+    settings = {
+        "context_length": 12,
+        "prediction_length": 4,
+        "lags_sequence": [1, 2, 4],
+        "num_time_features": 4,
+        "num_parallel_samples": 20,
+        "d_model": 16,
+        "encoder_ffn_dim": 24,
+        "decoder_ffn_dim": 24,
+        "init_std": 0.3,
+        "scaling": "std",
+    }
+    tf.TimeSeriesTransformerForPrediction(tf.TimeSeriesTransformerConfig(**{**settings, **fields})).save_pretrained(
+        path
+    )
     return str(path)
 
 
@@ -192,7 +213,7 @@ def test_what_is_asked_is_the_window_that_would_be_scored(transform):
     found, windows = fitted(waves(40), transform=transform)
     scored = next(w for w in windows if w["times"][-4] == series.moment("2020-02-05", None)[0])  # day 30
     (asked,) = found.compose([found.asked(row) for row in waves(40)[:30]])
-    assert asked["context"] == scored["context"] and asked["times"] == scored["times"][-4:]
+    assert asked["context"] == scored["context"] and asked["times"] == scored["times"]
     (one, other) = (found.encode([row], None)[0] for row in (asked, scored))
     assert one["values"].tolist() == other["values"].tolist() and one["times"] == other["times"]
 
@@ -430,7 +451,7 @@ def test_timesfm_forecasts_what_it_would_on_the_values_themselves(tmp_path):
     assert np.allclose([list(answer["quantiles"].values()) for answer in answers], expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("make", [patchtst, timesfm])
+@pytest.mark.parametrize("make", [patchtst, timesfm, sampler])
 def test_a_forecast_does_not_depend_on_its_neighbours(tmp_path, make):
     found, windows = fitted(waves(60), quantiles=QUANTILES)
     loaded = found.load(make(tmp_path / "m"))
@@ -472,11 +493,140 @@ def test_timesfm_is_refused_where_it_would_tell_something_else(tmp_path, setting
         task("forecasting", **settings).load(timesfm(tmp_path / "m"))
 
 
-def test_models_that_draw_samples_and_others_are_refused(tmp_path):
-    config = tf.TimeSeriesTransformerConfig(prediction_length=4, context_length=16, d_model=16, lags_sequence=[1, 2])
-    config.save_pretrained(tmp_path / "samples")
-    with pytest.raises(SettingsError, match="is of type time_series_transformer, which is not read here; patchtst and"):
-        task("forecasting", **THREE).load(str(tmp_path / "samples"))
+def test_what_is_asked_of_a_short_history_has_times_in_front_of_it():
+    (asked,) = task("forecasting", **THREE).compose([{**row, "asked": True} for row in waves(10)])
+    days = [series.moment(row["time"], None)[0] for row in table(range(20), start=date(2019, 12, 31))]
+    assert asked["times"] == days and np.isnan(asked["context"][:6]).all()
+
+
+def told(found, folder, windows):
+    """The batch of windows, and the network in use."""
+    loaded = found.load(folder)
+    batch = found.collate(found.encode(windows, loaded.processor), loaded.processor)
+    return batch, loaded.model.eval()
+
+
+@pytest.mark.parametrize("transform", ["none", "difference", "log-return"])
+@pytest.mark.parametrize("head", ["student_t", "normal"])
+def test_the_loss_of_a_sampler_is_its_own(tmp_path, transform, head):
+    rows = waves(60)
+    rows[25]["value"] = None
+    found, windows = fitted(rows, transform=transform)
+    windows = windows[4:10]
+    batch, network = told(found, sampler(tmp_path / "m", distribution_output=head), windows)
+    names = {"past_values", "past_observed_mask", "past_time_features", "future_time_features", "future_values"}
+    assert set(inputs_of(batch)) == names and not batch["labels_known"].all()
+    with torch.no_grad():
+        own = network(**inputs_of(batch), future_observed_mask=batch["labels_known"].float()).loss
+        drawn = found.run(network, batch)
+        assert float(found.loss(drawn, batch)) == pytest.approx(float(own), rel=1e-5)
+        output = network(**inputs_of(batch))
+    assert float(found.loss(output, batch)) == pytest.approx(float(own), rel=1e-5)
+    total = found.loss(output, batch) * found.weight(batch)
+    parts = []
+    for window in windows:
+        one, _ = told(found, str(tmp_path / "m"), [window])
+        with torch.no_grad():
+            parts.append(float(found.loss(network(**inputs_of(one)), one)) * found.weight(one))
+    assert sum(parts) == pytest.approx(float(total), rel=1e-4)
+
+
+def test_a_sampler_is_shown_its_values_as_they_are_and_steps_do_not_know_of_the_next(tmp_path):
+    found, windows = fitted(waves(60))
+    window = {**windows[5], "future": [9.0, math.nan, 11.0, math.nan]}
+    batch, _ = told(found, sampler(tmp_path / "m"), [window])
+    assert np.allclose(batch["past_values"][0], window["context"])
+    assert batch["future_values"].tolist() == [[9.0, 9.0, 11.0, 11.0]]
+    assert batch["labels_known"].tolist() == [[True, False, True, False]] and found.weight(batch) == 2
+    days = [datetime.fromtimestamp(time, tz=UTC).weekday() / 6 - 0.5 for time in window["times"]]
+    features = torch.cat([batch["past_time_features"], batch["future_time_features"]], 1)
+    assert features.shape == (1, 20, 4) and np.allclose(features[0, :, 0], days)
+
+
+@pytest.mark.parametrize("head", ["student_t", "normal"])
+@pytest.mark.parametrize("features", [0, 4])
+def test_paths_are_those_that_the_model_generates_from_the_same_numbers(tmp_path, monkeypatch, head, features):
+    found, windows = fitted(waves(60))
+    folder = sampler(tmp_path / "m", distribution_output=head, num_time_features=features)
+    batch, network = told(found, folder, windows[:5])
+    with torch.no_grad():
+        paths = found.run(network, batch).paths_BSH
+    numbers = iter(sample_paths.hypercube(20, 4).T)
+
+    class Chosen:
+        def __init__(self, params, loc, scale):
+            self.params, self.loc, self.scale = params, loc, scale
+
+        def sample(self):
+            drawn = sample_paths.values_at([part.double() for part in self.params], np.tile(next(numbers), 5)[:, None])
+            return (self.loc + self.scale * drawn).float()
+
+    inputs = {name: tensor for name, tensor in inputs_of(batch).items() if name != "future_values"}
+    shown = network.output_distribution
+    first = []
+
+    def chosen(params, loc=None, scale=None, **about):
+        if len(params[0]) == 5:  # what is not read: the forward of `generate` itself
+            return shown(params, loc=loc, scale=scale, **about)
+        first.append(params)
+        return Chosen(params, loc, scale)
+
+    monkeypatch.setattr(network, "output_distribution", chosen)
+    assert torch.allclose(network.generate(**inputs).sequences.double(), paths, rtol=1e-4) and len(first) == 4
+
+
+@pytest.mark.parametrize("scaling", ["mean", "std", None])
+def test_answers_of_a_sampler_are_repeated_in_order_and_do_not_need_the_future(tmp_path, scaling):
+    found, windows = fitted(waves(60))
+    batch, network = told(found, sampler(tmp_path / "m", scaling=scaling), windows[:7])
+    asked, _ = told(found, str(tmp_path / "m"), [{k: v for k, v in w.items() if k != "future"} for w in windows[:7]])
+    assert "future_values" not in asked and "labels" not in asked
+    with torch.no_grad():
+        one, again, other = (found.read(found.run(network, part), part) for part in (batch, batch, asked))
+    assert one == again == other
+    levels = np.array([list(answer["quantiles"].values()) for answer in one])
+    assert levels.shape == (7, 3, 4) and (np.diff(levels, axis=1) > 0).all()
+    assert one[0]["forecast"] == one[0]["quantiles"]["0.5"]
+
+
+def test_a_window_that_is_zero_throughout_is_scaled_by_the_usual_spread(tmp_path):
+    rows = [*waves(60), *table([0.0] * 40, start=date(2020, 6, 1))]
+    found, windows = fitted(rows)
+    flat = next(w for w in windows if not any(w["context"]))
+    batch, network = told(found, sampler(tmp_path / "m", scaling="mean", distribution_output="normal"), [flat])
+    with torch.no_grad():
+        drawn = found.run(network, batch)
+    assert float(drawn.scale) == pytest.approx(1e-3 * found.spread)
+    assert torch.isfinite(found.loss(drawn, batch)) and torch.isfinite(drawn.paths_BSH).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "message"),
+    [
+        ({}, {"context_length": 12}, "lags of up to 4 behind them, task.context_length is 12; set .*length: 16"),
+        ({}, {"prediction_length": 3}, "looks 4 steps ahead, task.prediction_length is 3; set .*length: 4"),
+        ({"input_size": 2}, {}, "reads 2 series side by side"),
+        (
+            {"num_static_categorical_features": 1, "cardinality": [3]},
+            {},
+            "reads 1 static categorical features, which a table of times and values has no columns for",
+        ),
+        ({"num_static_real_features": 2}, {}, "reads 2 static real features"),
+        ({"num_dynamic_real_features": 3}, {}, "reads 3 dynamic real features"),
+        ({"distribution_output": "negative_binomial"}, {}, "only whole numbers from 0 on have a likelihood; take one"),
+        ({"num_time_features": 8}, {}, "reads 8 features of times; 7 are known"),
+        ({}, {"clock": "number"}, "reads day of week, day of month, day of year, and times that are numbers have none"),
+    ],
+)
+def test_samplers_that_read_more_than_a_table_has_are_refused(tmp_path, fields, settings, message):
+    with pytest.raises(SettingsError, match=message):
+        task("forecasting", **{**THREE, **settings}).load(sampler(tmp_path / "m", **fields))
+
+
+def test_models_of_other_kinds_are_refused(tmp_path):
+    tf.InformerConfig(prediction_length=4, context_length=16, d_model=16).save_pretrained(tmp_path / "informer")
+    with pytest.raises(SettingsError, match="is of type informer, which is not read here; patchtst, timesfm2_5 and"):
+        task("forecasting", **THREE).load(str(tmp_path / "informer"))
     tf.BertConfig().save_pretrained(tmp_path / "bert")
     with pytest.raises(SettingsError, match="is of type bert, which is not read here"):
         task("forecasting", **THREE).load(str(tmp_path / "bert"))
@@ -495,7 +645,7 @@ def save(path, rows):
     return str(path)
 
 
-def train(tmp_path, method, steps, model, **fields):
+def train(tmp_path, method, steps, model, bf16=False, **fields):
     return deltatune.finetune(
         task={"type": "forecasting", **SMALL, **fields},
         model=model,
@@ -511,7 +661,7 @@ def train(tmp_path, method, steps, model, **fields):
             "per_device_train_batch_size": 16,
             "lr_scheduler_type": "constant",
             "early_stopping_patience": None,
-            "bf16": False,
+            "bf16": bf16,
         },
         output_dir=tmp_path / "run",
         quiet=True,
@@ -536,6 +686,22 @@ def test_a_wave_is_learnt_by_lora_scored_again_and_continued(tmp_path):
     assert answer["times"][0] == (date(2020, 1, 6) + timedelta(days=60)).isoformat()
 
 
+def test_a_sampler_learns_a_wave_by_lora_is_scored_again_and_continued(tmp_path):
+    model = sampler(tmp_path / "model", encoder_layerdrop=0.0, decoder_layerdrop=0.0)
+    run = train(tmp_path, {"type": "lora", "r": 4, "target_modules": "all-linear"}, 40, model, season=8)
+    found = run.results
+    assert found["test"]["loss"] < found["before"]["loss"] - 0.5
+    assert found["test"]["mean_quantile_loss"] < found["baseline"]["mean_quantile_loss"]
+    held = save(tmp_path / "held.csv", waves(60, seed=1))
+    assert deltatune.evaluate(run.folder, held)["rows"] == 60 - 16 - 4 + 1
+    answer, short, bad = deltatune.predict(
+        run.folder, rows=[*waves(30), *table([1.0, 2.0], name="short"), {"time": "soon", "value": 1, "series": "x"}]
+    )
+    assert 8 < min(answer["forecast"]) < max(answer["forecast"]) < 12
+    assert "series 'short': 2 values are known before the forecast; the model reads 16" in short["error"]
+    assert "time is not a time ('soon'" in bad["error"]
+
+
 def test_histories_that_cannot_be_continued_say_so_beside_the_others(tmp_path):
     run = train(tmp_path, "linear-probe", 1, patchtst(tmp_path / "model"))
     rows = [*waves(30), *table([1.0, 2.0], name="short"), {"time": "soon", "value": 1, "series": "x"}]
@@ -552,14 +718,21 @@ def test_histories_that_cannot_be_continued_say_so_beside_the_others(tmp_path):
 METHODS = ["lora", "ia3", "adapter", "bitfit", {"type": "prefix", "num_virtual_tokens": 3}, "linear-probe", "full"]
 
 
-@pytest.mark.parametrize("make", [patchtst, timesfm])
+@pytest.mark.parametrize("make", [patchtst, timesfm, sampler])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method if isinstance(method, str) else method["type"])
 def test_methods_of_every_kind_of_site_train(tmp_path, method, make):
     run = train(tmp_path, method, 2, make(tmp_path / "model"))
     assert run.results["train"]["steps"] == 2 and math.isfinite(run.results["test"]["loss"])
 
 
-@pytest.mark.parametrize("make", [patchtst, timesfm])
+@pytest.mark.parametrize("make", [patchtst, timesfm, sampler])
+def test_a_training_in_bfloat16_reads_values_of_many_digits(tmp_path, make):
+    run = train(tmp_path, "lora", 2, make(tmp_path / "model"), bf16=True)
+    assert math.isfinite(run.results["test"]["loss"])
+    assert len(deltatune.predict(run.folder, rows=waves(30))[0]["forecast"]) == 4
+
+
+@pytest.mark.parametrize("make", [patchtst, timesfm, sampler])
 def test_prompts_have_no_place_before_patches(tmp_path, make):
     with pytest.raises(DeltatuneError, match="no embedded tokens that virtual tokens could stand in front of"):
         train(tmp_path, {"type": "prompt", "num_virtual_tokens": 2}, 2, make(tmp_path / "model"))

@@ -126,8 +126,7 @@ def following(times: Any, count: int, clock: Clock) -> list[float]:
     >>> [written(t, "date") for t in following([x * DAY for x in (1, 4, 5, 6, 7, 8)], 2, "date")]
     ['1970-01-12', '1970-01-13']
     """
-    given = np.asarray(times, dtype=np.float64)
-    step = float(np.median(np.diff(given))) if len(given) > 1 else (1.0 if clock == "number" else DAY)
+    given, step = np.asarray(times, dtype=np.float64), _usual_step(times, clock)
     week = {_weekday(t) for t in given}
     working = clock == "date" and step == DAY and len(given) > FULL_WEEK and not week & {FULL_WEEK, FULL_WEEK + 1}
     found: list[float] = []
@@ -137,6 +136,21 @@ def following(times: Any, count: int, clock: Clock) -> list[float]:
         if not working or _weekday(last) < FULL_WEEK:
             found.append(last)
     return found
+
+
+def preceding(times: Any, count: int, clock: Clock) -> list[float]:
+    """Times in front of a series, by its usual step.
+
+    >>> preceding([5.0, 7.0, 9.0], 2, "number")
+    [1.0, 3.0]
+    """
+    step = _usual_step(times, clock)
+    return [float(times[0]) - step * back for back in range(count, 0, -1)]
+
+
+def _usual_step(times: Any, clock: Clock) -> float:
+    """The median step; one day, or 1, for a single time."""
+    return float(np.median(np.diff(times))) if len(times) > 1 else (1.0 if clock == "number" else DAY)
 
 
 def _weekday(time: float) -> int:

@@ -1,8 +1,9 @@
 """Forecasting: the next values of series with their uncertainty (prices, sales, load), from their own past.
 
 row        {time, value, series?}: a long table; windows are cut from it, and parts are split by time
-model      PatchTST with a head for quantiles, or TimesFM 2.5, whose own quantiles it keeps
-loss       quantile loss of the changes from the last known value, in units of the window's own spread
+model      PatchTST with a head for quantiles, TimesFM 2.5, whose own quantiles it keeps, or TimeSeriesTransformer
+loss       quantile loss of the changes from the last known value, in units of the window's own spread; of a
+           TimeSeriesTransformer its own: -log p of each next value (core/sample_paths.py)
 metrics    quantile loss, MASE, MAE, coverage of the outermost quantiles, direction
 """
 
@@ -15,17 +16,18 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, PatchTSTForPrediction, TimesFm2_5ModelForPrediction
 
-from deltatune.core import forecast_baselines, series
+from deltatune.core import forecast_baselines, sample_paths, series
 from deltatune.core.codes import codes_of, texts_in
 from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.forecast_scores import forecast_scores, seasonal_changes, step
 from deltatune.core.labels import number
 from deltatune.core.pretrained import check_source, pretrained, quiet
+from deltatune.core.sample_paths import KIND, Drawn, PathReader
 from deltatune.core.series import Clock, Transform
-from deltatune.core.task import LABELS, Batch, Column, Example, Loaded, Row, Task
+from deltatune.core.task import LABELS, Batch, Column, Example, Loaded, Row, Task, inputs_of
 from deltatune.ops.pinball import pinball
 
 logger = logging.getLogger("deltatune")
@@ -53,7 +55,7 @@ class Forecasting(Task):
     resamples: ClassVar[int] = 200
 
     context_length: Annotated[int, Field(ge=4)] = 64
-    """Values (or changes) the model reads; as many as its checkpoint was made for."""
+    """Values (or changes) the model reads, those of its lags too; as many as its checkpoint was made for."""
     prediction_length: Annotated[int, Field(ge=1)] = 10
     """Steps ahead."""
     stride: Annotated[int, Field(ge=1)] = 1
@@ -154,11 +156,9 @@ class Forecasting(Task):
         for name, (start, end) in series.borders(len(times), shares, self.prediction_length).items():
             parts[name] = []
             for own in found if end > start else ():
-                first, last = (
-                    np.searchsorted(own.times, times[start]),
-                    np.searchsorted(own.times, times[end - 1], "right"),
-                )
-                parts[name] += self._windows(own, clock, int(first), int(last))
+                first = int(np.searchsorted(own.times, times[start]))
+                last = int(np.searchsorted(own.times, times[end - 1], "right"))
+                parts[name] += self._windows(own, clock, first, last)
         if not parts["train"]:
             raise DataError(self._too_short(found))
         return parts
@@ -178,9 +178,11 @@ class Forecasting(Task):
         """What is behind the last known value of a history, filled up with missing values in front."""
         known = np.flatnonzero(~np.isnan(own.values))
         end = int(known[-1]) + 1 if len(known) else len(own.values)
-        past = own.values[max(0, end - self._values) : end]
-        padded = np.concatenate([np.full(self._values - len(past), np.nan), past])
-        times = series.following(own.times[:end], self.prediction_length, clock)
+        start = max(0, end - self._values)
+        short = self._values - (end - start)
+        padded = np.concatenate([np.full(short, np.nan), own.values[start:end]])
+        before, times = series.preceding(own.times[:end], short, clock), own.times[start:end].tolist()
+        times = [*before, *times, *series.following(own.times[:end], self.prediction_length, clock)]
         return {"series": own.name, "times": times, "context": padded.tolist(), "clock": clock}
 
     def unusable(self, example: Example) -> str | None:
@@ -218,7 +220,10 @@ class Forecasting(Task):
     # -- model
 
     def load(self, model: str, dtype: Any = None) -> Loaded:
-        """The network; PatchTST with a head of one output per step and quantile, new unless it was trained as one."""
+        """The network; PatchTST with a head of one output per step and quantile, new unless it was trained as one.
+
+        PatchTST and TimeSeriesTransformer are loaded in float32: they are small, and read values of many digits.
+        """
         check_source(model)
         with quiet():
             try:
@@ -228,18 +233,21 @@ class Forecasting(Task):
         if config.model_type == TIMESFM:
             self._check_timesfm(model, config)
             own = {"context_length": self.context_length, "infer_is_positive": False}  # else values are cut at zero
-            network, new = pretrained(TimesFm2_5ModelForPrediction, model, dtype, "a forecasting model", **own)
+            network, new = pretrained(TimesFm2_5ModelForPrediction, model, dtype, KIND, **own)
             return Loaded(network, TIMESFM, new)
+        if config.model_type == "time_series_transformer":
+            behind = self.context_length, self.prediction_length, self.clock
+            return sample_paths.load_paths(model, config, behind, self.spread)
         if config.model_type != "patchtst":
             raise SettingsError(
                 f"model {model!r} is of type {config.model_type}, which is not read here",
-                hint="patchtst and timesfm2_5 are; models that draw samples step by step (time_series_transformer, "
-                "informer, autoformer) need lags and time features that a plain table does not have",
+                hint="patchtst, timesfm2_5 and time_series_transformer are; informer draws at random what it "
+                "compares, so that a row has another answer each time, and autoformer has a decoder of its own",
             )
         self._check_patchtst(model, config)
         outputs = self.prediction_length * len(self.quantiles)
         one = {"num_input_channels": 1, "share_projection": True, "prediction_length": outputs}
-        network, new = pretrained(PatchTSTForPrediction, model, dtype, "a forecasting model", loss="mse", **one)
+        network, new = pretrained(PatchTSTForPrediction, model, torch.float32, KIND, loss="mse", **one)
         return Loaded(network, None, new)
 
     def _check_patchtst(self, model: str, config: Any) -> None:
@@ -276,9 +284,9 @@ class Forecasting(Task):
 
     def encode(self, rows: Sequence[Row], processor: Any) -> list[Example]:
         """Windows on their own scale, with what turns answers back into values."""
-        return [self._encoded(row) for row in rows]
+        return [self._encoded(row, processor) for row in rows]
 
-    def _encoded(self, row: Row) -> Example:
+    def _encoded(self, row: Row, processor: Any) -> Example:
         context = np.array(row["context"], dtype=np.float64)
         values = series.read(context, self.transform)
         mean, spread = series.spread(values)
@@ -296,18 +304,24 @@ class Forecasting(Task):
         if "future" in row:
             future = series.change(context[-1], np.array(row["future"], dtype=np.float64), self.transform) / spread
             example |= {"future": np.nan_to_num(future).astype(np.float32), "known": ~np.isnan(future)}
+        if isinstance(processor, PathReader):
+            return {**example, **processor.encoded(row, self.transform, self.prediction_length)}
         return example
 
     def collate(self, examples: Sequence[Example], processor: Any) -> Batch:
-        """Values and mask [B, T, 1], or values [B, T] for TimesFM; changes in units of the spread [B, H]."""
+        """Values and mask [B, T, 1], values [B, T] for TimesFM, or what paths start from; what is asked for [B, H]."""
 
         def stacked(name: str) -> Tensor:
             return torch.from_numpy(np.stack([example[name] for example in examples]))
 
-        values, observed = stacked("values"), stacked("observed")
-        masked = {"past_values": values[..., None], "past_observed_mask": observed[..., None]}
+        if isinstance(processor, PathReader):
+            inputs = processor.inputs(examples)
+        elif processor == TIMESFM:
+            inputs = {"past_values": stacked("values")}
+        else:
+            inputs = {"past_values": stacked("values")[..., None], "past_observed_mask": stacked("observed")[..., None]}
         batch = {
-            **({"past_values": values} if processor == TIMESFM else masked),
+            **inputs,
             ORIGIN: stacked("origin"),
             SPREAD: stacked("spread"),
             TIMES: stacked("times"),
@@ -315,8 +329,16 @@ class Forecasting(Task):
         }
         return batch | ({LABELS: stacked("future"), KNOWN: stacked("known")} if "future" in examples[0] else {})
 
+    def run(self, model: nn.Module, batch: Batch) -> Any:
+        """The model's output, or the paths that are drawn from it."""
+        inputs = inputs_of(batch)
+        return sample_paths.draw(model, batch, inputs) if sample_paths.TIMES in batch else model(**inputs)
+
     def _changes(self, output: Any, batch: Batch) -> Tensor:
         """Quantiles of the changes in units of the spread [B, H, Q], float32; TimesFM tells values on its own scale."""
+        if isinstance(output, Drawn):
+            about = batch[ORIGIN], batch[SPREAD], self.transform, self.quantiles
+            return sample_paths.changes(output.paths_BSH, *about)
         if "full_predictions" in output:
             told: Tensor = output.full_predictions[:, : self.prediction_length, 1:].float()
             return told - batch["past_values"][:, -1:, None].float()
@@ -326,10 +348,13 @@ class Forecasting(Task):
     # -- learning
 
     def loss(self, output: Any, batch: Batch) -> Tensor:
-        """Mean quantile loss over the known values of the batch, in float32."""
+        """Mean quantile loss over the known values of the batch, or -log p of its known steps, in float32."""
         wanted, known = batch[LABELS].float(), batch[KNOWN]
-        quantiles = torch.tensor(self.quantiles, device=wanted.device)
-        losses = pinball(wanted[..., None] - self._changes(output, batch), quantiles).mean(-1)
+        if sample_paths.TIMES in batch:
+            losses = sample_paths.losses(output, wanted)
+        else:
+            quantiles = torch.tensor(self.quantiles, device=wanted.device)
+            losses = pinball(wanted[..., None] - self._changes(output, batch), quantiles).mean(-1)
         total: Tensor = losses[known].sum() / max(1, self.weight(batch))
         return total
 
