@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Normal, StudentT
-from transformers import TimeSeriesTransformerForPrediction
+from transformers import DynamicCache, EncoderDecoderCache, TimeSeriesTransformerForPrediction
 
 from deltatune.core import calendar, series
 from deltatune.core.errors import SettingsError
@@ -111,11 +111,15 @@ def draw(network: Any, batch: Batch, inputs: Mapping[str, Tensor]) -> Drawn:
     paths = (each(batch["past_values"]) - loc) / scale
     static = output.static_features[:, None].expand(-1, ahead.shape[1], -1)
     features, heard = each(torch.cat([static, ahead], -1)), each(output.encoder_last_hidden_state)
+    crossed = DynamicCache(config=network.config)  # kept; what is drawn is not: alone, it would be at the first place
     for step, numbers in enumerate(hypercube(count, ahead.shape[1]).T):
         lags = network.model.get_lagged_subsequences(paths, subsequences_length=1 + step, shift=1).flatten(2)
         reads = torch.cat([lags, features[:, : 1 + step]], -1)
-        hidden = network.model.decoder(inputs_embeds=reads, encoder_hidden_states=heard).last_hidden_state
-        params = network.parameter_projection(hidden[:, -1:])
+        kept = EncoderDecoderCache(DynamicCache(config=network.config), crossed)
+        told = network.model.decoder(
+            inputs_embeds=reads, encoder_hidden_states=heard, past_key_values=kept, use_cache=True
+        )
+        params = network.parameter_projection(told.last_hidden_state[:, -1:])
         drawn = values_at([part.double() for part in params], np.tile(numbers, len(ahead))[:, None])
         paths = torch.cat([paths, drawn.to(paths)], 1)
     levels = paths[:, -ahead.shape[1] :].double() * scale.double() + loc.double()
