@@ -218,6 +218,15 @@ def test_what_is_asked_is_the_window_that_would_be_scored(transform):
     assert one["values"].tolist() == other["values"].tolist() and one["times"] == other["times"]
 
 
+def test_a_short_series_beside_a_long_one_is_named():
+    rows = [
+        {**row, "series": name} for name, count in (("long", 60), ("short", 5)) for row in table(range(1, count + 1))
+    ]
+    notes = series.gathered(rows, None, 20)[2]
+    assert notes == ["series 'short' has 5 values, a window takes 20: nothing of it is used"]
+    assert not series.gathered(rows, None)[2]
+
+
 def test_series_that_are_too_short_are_an_error_that_counts():
     with pytest.raises(DataError, match=r"the longest series \(a\) has 12 values; a window takes 20"):
         task("forecasting", **THREE).compose(table(range(12)))

@@ -74,8 +74,12 @@ def written(time: float, clock: Clock) -> str | float:
     return moment.date().isoformat() if clock == "date" else moment.isoformat()
 
 
-def gathered(rows: Sequence[Mapping[str, Any]], form: str | None) -> tuple[list[Series], Clock, list[str]]:
+def gathered(
+    rows: Sequence[Mapping[str, Any]], form: str | None, window: int = 0
+) -> tuple[list[Series], Clock, list[str]]:
     """The series of good rows, sorted by time, the clock of their times, and what is odd about them, in words.
+
+    A series with fewer values than a window takes gives none, which is said too.
 
     Raises `DataError` for a time that a series has twice and for times of two kinds.
     """
@@ -97,6 +101,8 @@ def gathered(rows: Sequence[Mapping[str, Any]], form: str | None) -> tuple[list[
         order = np.argsort(times, kind="stable")
         own = Series(name, times[order], np.array([value for _, value in points])[order])
         notes += _oddities(own, clock, times[1:][np.diff(times) < 0])
+        if len(times) < window:
+            notes.append(f"series {name!r} has {len(times)} values, a window takes {window}: nothing of it is used")
         found_series.append(own)
     return found_series, clock, notes
 

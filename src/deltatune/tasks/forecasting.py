@@ -129,16 +129,19 @@ class Forecasting(Task):
         """Values behind a window: one more than the changes the model reads."""
         return self.context_length + (self.transform != "none")
 
+    @property
+    def _window(self) -> int:
+        return self._values + self.prediction_length
+
     def compose(self, rows: Sequence[Row]) -> list[Row]:
         """Windows of every series, or its last one where the future is asked for."""
-        found, clock, notes = series.gathered(rows, self.time_format)
+        asked = any(ASKED in row for row in rows)
+        found, clock, notes = series.gathered(rows, self.time_format, 0 if asked else self._window)
         for note in notes:
             logger.warning("%s", note)
-        if any(ASKED in row for row in rows):
+        if asked:
             return [self._last(own, clock) for own in found]
-        windows: list[Row] = []
-        for own in found:
-            windows += self._windows(own, clock, 0, len(own.values))
+        windows = [window for own in found for window in self._windows(own, clock, 0, len(own.values))]
         if not windows:
             raise DataError(self._too_short(found))
         return windows
@@ -148,7 +151,7 @@ class Forecasting(Task):
 
         Between two parts lie `prediction_length` steps whose values are in no future.
         """
-        found, clock, notes = series.gathered(rows, self.time_format)
+        found, clock, notes = series.gathered(rows, self.time_format, self._window)
         for note in notes:
             logger.warning("%s", note)
         times = np.unique(np.concatenate([own.times for own in found]))
@@ -171,7 +174,7 @@ class Forecasting(Task):
         longest = max(found, key=lambda own: len(own.values))
         return (
             f"the longest series ({longest.name or 'without a name'}) has {len(longest.values)} values; a window takes "
-            f"{self._values + self.prediction_length}, and every part needs some"
+            f"{self._window}, and every part needs some"
         )
 
     def _last(self, own: series.Series, clock: Clock) -> Row:
