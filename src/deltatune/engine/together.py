@@ -36,6 +36,7 @@ def together(handles: Sequence[Handle], rows: int, batch: Batch, repeated: Batch
 def split(output: Any, times: int) -> list[Any]:
     """A model's output in equal parts along the batch, in the form it has; what is no tensor stands in each part.
 
+    >>> import torch
     >>> split({"logits": torch.tensor([[1], [2]]), "loss": None}, 2)
     [{'logits': tensor([[1]]), 'loss': None}, {'logits': tensor([[2]]), 'loss': None}]
     """
