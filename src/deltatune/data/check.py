@@ -137,7 +137,7 @@ def gate(checked: Checked, largest_share: float) -> None:
     text = summary(checked.rejected, read)
     if not checked.kept or len(checked.rejected) > largest_share * read:
         raise DataError(text, hint=f"mend the file, or allow more with data.max_rejected (now {largest_share:g})")
-    logger.warning("%s; all of them are in rejected.jsonl", text)
+    logger.warning("%s; a run lists all of them in rejected.jsonl", text)
 
 
 def overlap(train: Sequence[Placed], others: Mapping[str, Sequence[Placed]], task: Task) -> list[str]:
