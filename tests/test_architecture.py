@@ -28,7 +28,7 @@ GROUPS = [
     {"cli", "web"},
 ]
 """Arrows point to an earlier group."""
-EXCEPTIONS = {("evaluate", "data"), ("advise", "engine")}
+EXCEPTIONS = {("evaluate", "data")}
 ROOT_FILES = {"__init__", "adapters", "finetuning", "many", "api"}
 
 

@@ -1,0 +1,1 @@
+"""What a run will take before it begins, and which method and settings to begin with."""
