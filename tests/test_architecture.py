@@ -24,6 +24,7 @@ GROUPS = [
     {"adapters"},
     {"finetuning"},
     {"many"},
+    {"rehearsal", "comparison"},
     {"api"},
     {"cli", "web"},
 ]
