@@ -132,7 +132,7 @@ def finetune(
 def _run(settings: RunSettings, *, resume: bool, allowed: Collection[str], quiet: bool) -> Run:
     task, chosen = registry.task(settings.task), registry.method(settings.method)
     resolved = resolve(settings, task, chosen)
-    folder = RunFolder(Path(settings.output_dir))
+    folder = RunFolder(Path(settings.output_dir), completed)
     folder.check(resolved, resume=resume, allowed=allowed)
     splits = load_splits(settings.data, task, Path.cwd())
     set_seed(settings.training.seed)
@@ -377,6 +377,12 @@ def resolve(settings: RunSettings, task: Task, chosen: Method) -> dict[str, Any]
         "task": {"type": task.type, **task.model_dump(mode="json")},
         "method": {"type": chosen.type, **chosen.model_dump(mode="json")},
     }
+
+
+def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a run from its config.yaml; an earlier version may have known fewer."""
+    settings = RunSettings.parse(values, "config.yaml")
+    return resolve(settings, registry.task(settings.task), registry.method(settings.method))
 
 
 def _draw(folder: RunFolder, metric: str, task: Task) -> None:

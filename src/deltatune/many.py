@@ -25,7 +25,7 @@ from deltatune.engine.attach import NAME
 from deltatune.engine.blocks import under
 from deltatune.engine.precision import base_dtype
 from deltatune.engine.trunk import trunk_of
-from deltatune.finetuning import Ground, Run, Running, attached, resolve
+from deltatune.finetuning import Ground, Run, Running, attached, completed, resolve
 from deltatune.store.run import RunFolder
 from deltatune.store.state import random_state, restore_random_state
 from deltatune.train.loop import train_together
@@ -125,7 +125,7 @@ def _plan(
     }
     settings = RunSettings.parse({**common, **values}, f"runs.{name}")
     method = registry.method(settings.method)
-    resolved, folder = resolve(settings, registry.task(settings.task), method), RunFolder(output_dir / name)
+    resolved, folder = resolve(settings, registry.task(settings.task), method), RunFolder(output_dir / name, completed)
     resume = resume and (folder.path / "config.yaml").is_file()
     folder.check(resolved, resume=resume)
     return _Plan(name, settings, method, resolved, folder, resume)

@@ -43,8 +43,14 @@ class Record(Settings):
     @classmethod
     def of(cls, values: Mapping[str, Any], file: str) -> Self:
         """The record in an object; raises `AdapterError` for a newer one, unknown keys and values of another kind."""
-        if values.get("format") != FORMAT:
-            raise AdapterError(f"{file} was written by a newer deltatune (format {str(values.get('format'))[:20]!r})")
+        number = values.get("format")
+        if type(number) is not int or number < 1:
+            raise AdapterError(f"{file} has no format that deltatune wrote: {str(number)[:20]!r}")
+        if number > FORMAT:
+            raise AdapterError(
+                f"{file} has format {str(number)[:20]}, this deltatune reads {FORMAT}",
+                hint="update deltatune: a newer one wrote it",
+            )
         try:
             record = cls.parse(values, "deltatune")
             Facts.parse(record.facts, "deltatune.facts")

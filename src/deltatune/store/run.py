@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,10 +42,14 @@ Changes = dict[str, tuple[Any, Any]]
 
 
 class RunFolder:
-    """Paths and files of one run."""
+    """Paths and files of one run.
 
-    def __init__(self, path: Path) -> None:
+    `complete` gives what an earlier version wrote into config.yaml the settings that are newer, at their defaults.
+    """
+
+    def __init__(self, path: Path, complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
         self.path = path
+        self.complete = complete
         self.metrics = path / "metrics.jsonl"
         self.bad_steps = path / "bad_steps.jsonl"
         self.adapter = path / "adapter"
@@ -167,7 +171,7 @@ class RunFolder:
         config = self.path / "config.yaml"
         if not config.is_file():
             raise SettingsError(f"nothing to resume in {self.path}", hint="start without --resume")
-        before, now = _flat(read_yaml(config)), _flat(settings)
+        before, now = _flat(self.complete(read_yaml(config))), _flat(settings)
         return {
             key: (before.get(key), now.get(key))
             for key in sorted(before.keys() | now.keys())
