@@ -3,13 +3,14 @@
     python benchmarks/quality.py --data DIR [--seeds 3] [--methods lora ia3] [--table]
 
 DIR holds train.csv, validation.csv and test.csv with the columns text and label; the model is the demo's. Each run is a
-process of its own in runs/quality/, on the first 4,000 rows of train.csv; what is there is not trained again. `--table`
-writes docs/results/quality.md and README.md from what is there, without training. Learning rates are the methods'
-defaults; the test rows are read once per run.
+process of its own in runs/quality/, on the first 4,000 rows of train.csv. What it found is kept in
+docs/results/quality.json, by method and seed, and not measured again. `--table` writes docs/results/quality.md and
+README.md from that, without training. Learning rates are the methods' defaults; the test rows are read once per run.
 """
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from deltatune.core.registry import methods
 
 MODEL = ".cache/models/minilm"
 RUNS = Path("runs/quality")
-PAGE = Path("docs/results/quality.md")
+KEPT, PAGE = Path("docs/results/quality.json"), Path("docs/results/quality.md")
 STEPS = Path("docs/results/step.json")
 TRAINING_ROWS = 4_000
 TRAINING = {"num_train_epochs": 2, "per_device_train_batch_size": 32, "early_stopping_patience": None}
@@ -33,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "conditional-adapter, hypernet": {"type": "conditional-adapter", "generator": "hypernet"},
 }
 """Settings besides every method's defaults."""
-COLUMNS = ("method", "test accuracy", "seeds", "trained", "adapter", "training", "peak memory", "step")
+COLUMNS = ("method", "test accuracy", "seeds", "trained", "adapter", "CPU time", "peak memory", "step")
 
 
 def main() -> None:
@@ -64,55 +65,72 @@ def folder(name: str, seed: int) -> Path:
 
 
 def train(name: str, settings: dict[str, Any], seed: int, data: Path) -> None:
-    """One run, unless it is there; a run that fails is said and left out."""
-    place = folder(name, seed)
-    if (place / "results.json").is_file():
+    """One run, unless it is known; a run that fails is said and left out."""
+    kept = known()
+    if str(seed) in kept.get(name, {}):
         return
+    place = folder(name, seed)
+    config = prepared(place, settings, seed, data)
+    before = cpu_seconds()
+    again = ["--resume"] if (place / "config.yaml").is_file() else []
+    command = [sys.executable, "-m", "deltatune.cli.main", "train", str(config), *again]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if not (place / "results.json").is_file():
+        print(f"{name}: {done.stderr[-400:]}", flush=True)
+        return
+    run = json.loads((place / "results.json").read_text(encoding="utf-8"))
+    found = {
+        "accuracy": run["test"]["accuracy"],
+        "trainable_parameters": run["trainable_parameters"],
+        "total_parameters": run["total_parameters"],
+        "adapter_bytes": run["adapter_bytes"],
+        "peak_memory_bytes": run["train"]["peak_memory_bytes"],
+        "cpu_seconds": None if again else round(cpu_seconds() - before, 1),
+    }
+    kept.setdefault(name, {})[str(seed)] = found
+    KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"{name}, seed {seed}: {found['accuracy']:.4f}", flush=True)
+
+
+def prepared(place: Path, settings: dict[str, Any], seed: int, data: Path) -> Path:
+    """The config of a run, and its training rows."""
     place.parent.mkdir(parents=True, exist_ok=True)
     config, rows = place.parent / f"{place.name}.yaml", place.parent / "train.csv"
     if not rows.is_file():
         lines = (data / "train.csv").read_text(encoding="utf-8").splitlines(keepends=True)
         rows.write_text("".join(lines[: TRAINING_ROWS + 1]), encoding="utf-8")
-    config.write_text(
-        json.dumps(
-            {
-                "task": {"type": "text-classification", "max_length": 128},
-                "model": MODEL,
-                "data": {
-                    "train": str(rows),
-                    **{part: str(data / f"{part}.csv") for part in ("validation", "test")},
-                },
-                "method": settings,
-                "training": {**TRAINING, "seed": seed},
-                "output_dir": str(place),
-            }
-        ),
-        encoding="utf-8",
-    )
-    again = ["--resume"] if (place / "config.yaml").is_file() else []
-    command = [sys.executable, "-m", "deltatune.cli.main", "train", str(config), *again]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-    found = results(name, seed)
-    print(
-        f"{name}, seed {seed}: {found['test']['accuracy']:.4f}" if found else f"{name}: {done.stderr[-400:]}",
-        flush=True,
-    )
+    held_out = {part: str(data / f"{part}.csv") for part in ("validation", "test")}
+    values = {
+        "task": {"type": "text-classification", "max_length": 128},
+        "model": MODEL,
+        "data": {"train": str(rows), **held_out},
+        "method": settings,
+        "training": {**TRAINING, "seed": seed},
+        "output_dir": str(place),
+    }
+    config.write_text(json.dumps(values), encoding="utf-8")
+    return config
 
 
-def results(name: str, seed: int) -> dict[str, Any] | None:
-    """results.json of a run, if it is done."""
-    path = folder(name, seed) / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def cpu_seconds() -> float:
+    """CPU time of the runs that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def known() -> dict[str, dict[str, dict[str, Any]]]:
+    """Method -> seed -> what a run found."""
+    kept: dict[str, dict[str, dict[str, Any]]] = {}
+    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else kept
 
 
 def write(wanted: dict[str, dict[str, Any]]) -> None:
     """The page, best method first."""
-    ratios = floors()
-    lines = []
-    for name in wanted:
-        runs = [run for seed in range(1, 100) if (run := results(name, seed))]
-        if runs:
-            lines.append((statistics.mean(run["test"]["accuracy"] for run in runs), row(name, runs, ratios.get(name))))
+    ratios, kept = floors(), known()
+    found = [(name, list(kept[name].values())) for name in wanted if name in kept]
+    lines = [
+        (statistics.mean(run["accuracy"] for run in runs), row(name, runs, ratios.get(name))) for name, runs in found
+    ]
     lines.sort(key=lambda line: -line[0])
     table = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     table += ["| " + " | ".join(cells) + " |" for _, cells in lines]
@@ -132,7 +150,8 @@ def floors() -> dict[str, list[float]]:
 
 def row(name: str, runs: list[dict[str, Any]], ratio: list[float] | None) -> tuple[str, ...]:
     """The cells of one method."""
-    values = [run["test"]["accuracy"] for run in runs]
+    values = [run["accuracy"] for run in runs]
+    seconds = [run["cpu_seconds"] for run in runs if run["cpu_seconds"] is not None]
     first = runs[0]
     share = first["trainable_parameters"] / first["total_parameters"]
     spread = f" ({min(values):.1%} to {max(values):.1%})" if len(values) > 1 else ""
@@ -142,8 +161,8 @@ def row(name: str, runs: list[dict[str, Any]], ratio: list[float] | None) -> tup
         str(len(values)),
         f"{first['trainable_parameters']:,} ({share:.2%})",
         size(first["adapter_bytes"]),
-        f"{statistics.median(run['train']['seconds'] for run in runs):.0f} s",
-        size(int(statistics.median(run["train"]["peak_memory_bytes"] for run in runs))),
+        f"{statistics.median(seconds):.0f} s" if seconds else "-",
+        size(int(statistics.median(run["peak_memory_bytes"] for run in runs))),
         f"{ratio[1]:.2f} ({ratio[0]:.2f} to {ratio[2]:.2f})" if ratio else "-",
     )
 
