@@ -1,5 +1,6 @@
 """The whole way on a tiny model: rows to adapter to answers, through Python and through transformers' Trainer."""
 
+import csv
 import json
 
 import pytest
@@ -104,6 +105,15 @@ def test_what_training_measured_is_what_evaluate_measures(place, tmp_path):
     answers = deltatune.predict(run.folder, file=str(tmp_path / "all.csv"))
     share = sum(a["label"] == r["label"] for a, r in zip(answers, rows, strict=True)) / len(rows)
     assert found["accuracy"] == pytest.approx(share)
+
+
+def test_every_answer_to_a_test_row_is_kept_with_its_place(place, tmp_path):
+    run = finetune(place, tmp_path / "run")
+    lines = [json.loads(line) for line in (run.folder / "answers.jsonl").read_text().splitlines()]
+    rows = list(csv.DictReader((place / "reviews.csv").read_text().splitlines()))
+    right = [line["answer"]["label"] == rows[line["line"] - 2]["label"] for line in lines]
+    assert len(right) == run.results["answering"]["rows"] == run.results["test"]["rows"]
+    assert sum(right) / len(right) == pytest.approx(run.results["test"]["accuracy"])
 
 
 def test_the_best_adapter_is_not_asked_again_what_it_has_answered(place, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ GROUPS = [
     {"train", "evaluate", "advise"},
     {"deploy", "serve"},
     {"adapters"},
+    {"ground"},
     {"finetuning"},
     {"many"},
     {"rehearsal", "comparison"},
@@ -30,7 +31,7 @@ GROUPS = [
 ]
 """Arrows point to an earlier group."""
 EXCEPTIONS = {("evaluate", "data")}
-ROOT_FILES = {"__init__", "adapters", "finetuning", "many", "api"}
+ROOT_FILES = {"__init__", "adapters", "ground", "finetuning", "many", "api"}
 
 
 def place(path: Path) -> str:

@@ -7,8 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 import deltatune
+from deltatune import many
 from deltatune.core.errors import DeltatuneError, SettingsError
+from deltatune.finetuning import Running
 from words import csv_file, model_folder, reviews
+
+measured = Running.measured
 
 TOP = {"type": "lora", "layers_to_transform": "top-1"}
 
@@ -219,3 +223,38 @@ def test_what_no_base_can_share_is_refused_before_anything_is_written(place, tmp
     with pytest.raises(SettingsError, match=message):
         deltatune.finetune_many(runs, output_dir=tmp_path / "many", **given, **common(place))
     assert not (tmp_path / "many").exists()
+
+
+def test_one_base_serves_sweep_after_sweep(place, tmp_path):
+    given = common(place)
+    rest = {key: given[key] for key in ("task", "model", "data")}
+
+    def plans(names, **more):
+        return [many.plan(n, SWEEP[n], rest, given["training"], tmp_path / "many", resume=False, **more) for n in names]
+
+    base = many.Base(plans(["small"])[0].settings)
+    before = {name: tensor.clone() for name, tensor in base.ground.loaded.model.state_dict().items()}
+    done = [dict(many.sweep(base, plans([name]), quiet=True))[name] for name in ("large", "small")]
+    apart = alone(place, tmp_path / "alone", {name: SWEEP[name] for name in ("large", "small")})
+    for run, other in zip(done, apart.values(), strict=True):
+        assert run.results["test"] == other.results["test"]
+        assert all(torch.equal(weights(run)[key], tensor) for key, tensor in weights(other).items())
+    after = base.ground.loaded.model.state_dict()
+    assert before.keys() == after.keys()
+    new = base.ground.loaded.new
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items() if not key.startswith(new))
+
+
+def test_a_trial_never_sees_the_test_rows(place, tmp_path, monkeypatch):
+    given = common(place)
+    rest = {key: given[key] for key in ("task", "model", "data")}
+    plan = many.plan("small", SWEEP["small"], rest, given["training"], tmp_path, resume=False, trial=True)
+    asked = []
+    monkeypatch.setattr(
+        "deltatune.finetuning.Running.measured",
+        lambda self, part, answered, **how: asked.append(part) or measured(self, part, answered, **how),
+    )
+    results = dict(many.sweep(many.Base(plan.settings), [plan], quiet=True))["small"].results
+    assert set(asked) == {"validation"}
+    assert "test" not in results
+    assert results["validation"]["accuracy"] > 0

@@ -2,7 +2,7 @@
 
 import json
 import logging
-import re
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,22 +13,21 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
-from deltatune.adapters import Adapter, attach, load
+from deltatune.adapters import Adapter
 from deltatune.core import registry
 from deltatune.core.config import RunSettings, override, read_yaml
 from deltatune.core.errors import DeltatuneError, SettingsError
 from deltatune.core.method import Method
-from deltatune.core.task import SOURCES, Example, Loaded, Task
+from deltatune.core.task import SOURCES, Example, Task
 from deltatune.data.load import Splits
 from deltatune.data.load import load as load_splits
 from deltatune.data.usable import usable
-from deltatune.engine.attention_by_shape import choose_attention
 from deltatune.engine.fingerprint import exact_hash
 from deltatune.engine.precision import base_dtype
-from deltatune.engine.roster import roster_of
 from deltatune.evaluate.answer import Answered, answers
 from deltatune.evaluate.curves import draw
 from deltatune.evaluate.score import measured
+from deltatune.ground import Ground, attached
 from deltatune.store import adapter as folders
 from deltatune.store.run import RunFolder, writing
 from deltatune.train.loop import Job, Trained, check, train
@@ -147,25 +146,11 @@ def _run(settings: RunSettings, *, resume: bool, allowed: Collection[str], quiet
     return running.finish(train(running.job, resume=resume))
 
 
-@dataclass(eq=False)
-class Ground:
-    """What runs on the same rows and base have in common."""
-
-    splits: Splits
-    examples: dict[str, list[Example]]
-    """Rows of every part as the model reads them."""
-    loaded: Loaded
-
-    @cached_property
-    def baselines(self) -> dict[str, Any]:
-        """What simple answers and simple models reach on the test rows."""
-        task, train, test = self.splits.task, self.splits.train, self.splits.test
-        name, metrics = task.baseline(train, test)
-        return {"baseline": {"name": name, **metrics}, "baselines": task.baselines(train, test)}
-
-
 class Running:
-    """A run between its settings and its results, on a base that others may have adapters on too."""
+    """A run between its settings and its results, on a base that others may have adapters on too.
+
+    A trial only helps to choose settings: it is scored on the validation rows and never sees the test rows.
+    """
 
     def __init__(
         self,
@@ -178,10 +163,11 @@ class Running:
         quiet: bool = False,
         teacher: Teacher | None = None,
         label: str = "",
+        trial: bool = False,
     ) -> None:
         self.settings, self.resolved, self.ground = settings, resolved, ground
         self.adapter, self.folder, self.quiet, self.teacher = adapter, folder, quiet, teacher
-        self.label = label
+        self.label, self.trial = label, trial
         self.base = set(adapter.roster.frozen)
         self.hash_before = exact_hash(ground.loaded.model, self.base)
         self.examples: Mapping[str, Sequence[Example]] = {}
@@ -216,8 +202,9 @@ class Running:
 
     def begin(self, *, resume: bool) -> None:
         """Scores the adapter as it starts, checks the settings by it, and makes the folder."""
-        self.before = self.measured("test", self.answers("test"))
-        check(self.job, self.before)  # whatever is wrong with the settings shows before there is a folder
+        if not self.trial:
+            self.before = self.measured("test", self.answers("test"))
+            check(self.job, self.before)  # whatever is wrong with the settings shows before there is a folder
         self.folder.open(self.resolved, resume=resume)
         self.folder.write_rejected([row.as_json() for row in self.ground.splits.rejected])
 
@@ -267,6 +254,18 @@ class Running:
                 return metrics
         return self.measured("validation", self.answers("validation"))
 
+    def tested(self) -> dict[str, Any]:
+        """Metrics of the adapter on the test rows and the time it took; every answer is written with its place."""
+        started, splits = time.perf_counter(), self.ground.splits
+        answered = self.answers("test")
+        seconds = time.perf_counter() - started
+        places = [splits.places[id(row)] for row in splits.test]
+        self.folder.write_answers(
+            {"file": place.file, "line": place.line, "answer": answer}
+            for place, answer in zip(places, answered[0], strict=True)
+        )
+        return {"test": self.measured("test", answered), "answering": {"seconds": seconds, "rows": len(places)}}
+
     def save(self) -> None:
         """Writes the adapter as it is."""
         self.adapter.save(self.folder.adapter, base_model=self.name, task_type=self.task.peft_task, facts=self.facts)
@@ -274,14 +273,14 @@ class Running:
     def finish(self, done: Trained) -> Run:
         """Tests the trained adapter and writes adapter and results."""
         task, encoded = self.task, self.ground.examples
-        results = _results(self.settings, self.ground.splits, self.adapter, done) | self.ground.baselines
-        results |= {
-            "before": self.before,
-            "validation": self.validation(done),
-            "test": self.measured("test", self.answers("test")),
-        }
+        results = _results(self.settings, self.ground.splits, self.adapter, done)
+        results["validation"] = self.validation(done)
+        if not self.trial:
+            results |= self.ground.baselines | {"before": self.before} | self.tested()
         self.facts["results"] = {
-            part: {k: v for k, v in results[part].items() if isinstance(v, float)} for part in ("validation", "test")
+            part: {k: v for k, v in results[part].items() if isinstance(v, float)}
+            for part in ("validation", "test")
+            if part in results
         }
         with writing(str(self.folder.adapter)):
             self.save()
@@ -335,39 +334,6 @@ def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trai
             "together": done.together,
         },
     }
-
-
-def attached(ground: Ground, chosen: Method, seed: int, name: str = "default") -> Adapter:
-    """The adapter with what the checkpoint lacks, which must be trained, and the head where it belongs to the task."""
-    loaded, task = ground.loaded, ground.splits.task
-    choose_attention(loaded.model)
-    chosen = _fitting(chosen, loaded, task)
-    names = [_read(loaded.model, source) if Path(source).is_dir() else source for source in chosen.reads()]
-    chosen = chosen.reading(names) if names else chosen
-    heads = roster_of(loaded.model).anatomy.heads if task.trains_head else ()
-    whole = chosen.modules_to_save or tuple(dict.fromkeys((*loaded.new, *heads)))
-    return attach(loaded.model, chosen.model_copy(update={"modules_to_save": whole or None}), name=name, seed=seed)
-
-
-def _read(model: nn.Module, source: str) -> str:
-    """Attaches the adapter of a run or adapter folder that another one works on, named after the folder."""
-    path = Path(source)
-    folder = path / "adapter" if (path / "adapter").is_dir() else path
-    word = (folder.parent if folder.name == "adapter" else folder).resolve().name.lower()
-    name = re.sub("[^a-z0-9_-]+", "-", word).strip("-_")[:56] or "read"
-    taken = roster_of(model).adapters
-    name = next(each for each in (name, *(f"{name}-{n}" for n in range(2, 1000))) if each not in taken)
-    return load(model, folder, name=name).name
-
-
-def _fitting(chosen: Method, loaded: Loaded, task: Task) -> Method:
-    """The method for the tasks of the rows, with its texts as token ids where there is a tokenizer."""
-    if task.many is not None:
-        chosen = chosen.for_tasks(len(task.many.names))
-    tokenizer = loaded.tokenizer
-    if tokenizer is None:
-        return chosen
-    return chosen.worded(lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]), task.label_names)
 
 
 def resolve(settings: RunSettings, task: Task, chosen: Method) -> dict[str, Any]:

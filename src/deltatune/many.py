@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from deltatune.core import registry
-from deltatune.core.config import RunSettings, TrainingSettings
+from deltatune.core.config import RunSettings
 from deltatune.core.errors import DeltatuneError, SettingsError
 from deltatune.core.method import Method
 from deltatune.data.load import load as load_splits
@@ -25,7 +25,8 @@ from deltatune.engine.attach import NAME
 from deltatune.engine.blocks import under
 from deltatune.engine.precision import base_dtype
 from deltatune.engine.trunk import trunk_of
-from deltatune.finetuning import Ground, Run, Running, attached, completed, resolve
+from deltatune.finetuning import Run, Running, completed, resolve
+from deltatune.ground import Ground, attached
 from deltatune.store.run import RunFolder
 from deltatune.store.state import random_state, restore_random_state
 from deltatune.train.loop import train_together
@@ -60,14 +61,13 @@ def finetune_many(
     if adapters_per_pass is None:
         adapters_per_pass = 8 if torch.cuda.is_available() else 1
     common = {"task": task, "model": model, "data": dict(data)}
-    plans = [_plan(name, own, common, training or {}, Path(output_dir), resume=resume) for name, own in runs.items()]
-    _check(plans, adapters_per_pass)
-    found = {plan.name: Run.read(plan.folder.path) for plan in plans if plan.finished}
+    plans = [plan(name, own, common, training or {}, Path(output_dir), resume=resume) for name, own in runs.items()]
+    check(plans, adapters_per_pass)
+    found = {one.name: Run.read(one.folder.path) for one in plans if one.finished}
     failures: dict[str, DeltatuneError] = {}
-    open_plans = [plan for plan in plans if not plan.finished]
-    if open_plans:
-        sweep = _Sweep(open_plans, quiet=quiet)
-        for name, done in sweep.run(adapters_per_pass):
+    if open_plans := [one for one in plans if not one.finished]:
+        base = Base(open_plans[0].settings)
+        for name, done in sweep(base, open_plans, adapters_per_pass, quiet=quiet):
             if isinstance(done, Run):
                 found[name] = done
             else:
@@ -81,7 +81,7 @@ def finetune_many(
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """One run before anything is loaded."""
 
     name: str
@@ -90,6 +90,8 @@ class _Plan:
     resolved: Mapping[str, Any]
     folder: RunFolder
     resume: bool
+    trial: bool = False
+    """Only scored on the validation rows."""
 
     @property
     def finished(self) -> bool:
@@ -102,7 +104,7 @@ class _Plan:
         return self.settings.training.seed
 
 
-def _plan(
+def plan(
     name: str,
     own: Mapping[str, Any],
     common: Mapping[str, Any],
@@ -110,7 +112,9 @@ def _plan(
     output_dir: Path,
     *,
     resume: bool,
-) -> _Plan:
+    trial: bool = False,
+) -> Plan:
+    """A run by its name and what it has of its own; raises `SettingsError` for settings that are wrong."""
     if not NAME.fullmatch(name):
         raise SettingsError(f"runs.{name}: a run's name is its adapter's: lower-case letters, digits, - and _")
     wrong = set(own) - {"method", "training"}
@@ -128,10 +132,10 @@ def _plan(
     resolved, folder = resolve(settings, registry.task(settings.task), method), RunFolder(output_dir / name, completed)
     resume = resume and (folder.path / "config.yaml").is_file()
     folder.check(resolved, resume=resume)
-    return _Plan(name, settings, method, resolved, folder, resume)
+    return Plan(name, settings, method, resolved, folder, resume, trial)
 
 
-def _check(plans: Sequence[_Plan], adapters_per_pass: int) -> None:
+def check(plans: Sequence[Plan], adapters_per_pass: int = 1) -> None:
     """Raises `SettingsError` for runs that cannot share a base."""
     if not plans:
         raise SettingsError("runs: name at least one")
@@ -139,69 +143,29 @@ def _check(plans: Sequence[_Plan], adapters_per_pass: int) -> None:
         raise SettingsError(f"adapters_per_pass is at least 1 (got {adapters_per_pass})")
     if PartialState().num_processes > 1:
         raise SettingsError("runs share one process", hint="start some of them in each process")
-    for plan in plans:
-        if plan.settings.training.distillation is not None:
-            raise SettingsError(f"runs.{plan.name}.training.distillation: a teacher acts in the base that runs share")
+    for one in plans:
+        if one.settings.training.distillation is not None:
+            raise SettingsError(f"runs.{one.name}.training.distillation: a teacher acts in the base that runs share")
     for key in ("bf16", "gradient_checkpointing"):
-        if len({getattr(plan.settings.training, key) for plan in plans}) > 1:
+        if len({getattr(one.settings.training, key) for one in plans}) > 1:
             raise SettingsError(f"training.{key} differs between the runs, and they share one base")
 
 
-class _Sweep:
-    """The runs on their base, in groups of one seed and one trunk."""
+class Base:
+    """A model and rows as a run of each seed finds them, for one sweep after another."""
 
-    def __init__(self, plans: Sequence[_Plan], *, quiet: bool) -> None:
-        first = plans[0].settings
-        splits = load_splits(first.data, registry.task(first.task), Path.cwd())
-        self.model, self.dtype = first.model, base_dtype(first.training.bf16)
+    def __init__(self, settings: RunSettings) -> None:
+        splits = load_splits(settings.data, registry.task(settings.task), Path.cwd())
+        self.model, self.dtype = settings.model, base_dtype(settings.training.bf16)
         self.seeds: dict[int, tuple[Any, dict[str, Tensor]]] = {}
         """The random generators and the new modules of the base as a run of this seed finds them."""
-        set_seed(plans[0].seed)
-        loaded = splits.task.load(first.model, self.dtype)
-        splits, examples = usable(splits, loaded.processor, first.data.max_rejected)
+        set_seed(settings.training.seed)
+        loaded = splits.task.load(settings.model, self.dtype)
+        splits, examples = usable(splits, loaded.processor, settings.data.max_rejected)
         self.ground = Ground(splits, examples, loaded)
-        self._note(plans[0].seed, loaded.model)
-        self.pairs: list[tuple[_Plan, Running]] = []
-        for plan in plans:
-            self._start(plan.seed)
-            adapter = attached(self.ground, plan.method, plan.seed, plan.name)
-            running = Running(
-                plan.settings, plan.resolved, self.ground, adapter, plan.folder, quiet=quiet, label=plan.name
-            )
-            self.pairs.append((plan, running))
+        self._note(settings.training.seed, loaded.model)
 
-    def run(self, limit: int) -> Iterator[tuple[str, Run | DeltatuneError]]:
-        """Every run by name as it ends, or why it had to stop."""
-
-        def alike(pair: tuple[_Plan, Running]) -> tuple[int, Any]:
-            plan, running = pair
-            return len(trunk_of(running.adapter)), _keeping(plan.settings.training)
-
-        for _, group in groupby(sorted(self.pairs, key=alike), key=alike):
-            pairs = list(group)
-            runs = [running for _, running in pairs]
-            runs[0].keep_trunk(runs)
-            for plan, running in pairs:
-                self._start(plan.seed)
-                running.begin(resume=plan.resume)
-            yield from self._trained(pairs, limit)
-            if (trunk := runs[0].adapter.roster.trunk) is not None:
-                trunk.leave()
-
-    def _trained(
-        self, pairs: Sequence[tuple[_Plan, Running]], limit: int
-    ) -> Iterator[tuple[str, Run | DeltatuneError]]:
-        of_handle = {running.adapter.name: (plan, running) for plan, running in pairs}
-        resumed = [[running.job] for plan, running in pairs if plan.resume]  # each stands somewhere else
-        fresh = packs([running.job for plan, running in pairs if not plan.resume], limit)
-        for pack in [*resumed, *fresh]:
-            members = [of_handle[job.handle.name] for job in pack]
-            self._start(members[0][0].seed)
-            for (plan, running), done in zip(members, train_together(pack, resume=members[0][0].resume), strict=True):
-                self._start(plan.seed)
-                yield plan.name, done if isinstance(done, DeltatuneError) else running.finish(done)
-
-    def _start(self, seed: int) -> None:
+    def start(self, seed: int) -> None:
         """The base and the random generators as a run of this seed finds them when its model is loaded."""
         loaded = self.ground.loaded
         if seed not in self.seeds:
@@ -223,6 +187,51 @@ class _Sweep:
         self.seeds[seed] = random_state(), {path: tensor.detach().clone() for path, tensor in own.items()}
 
 
-def _keeping(settings: TrainingSettings) -> tuple[Any, ...]:
-    """Settings that say whether and how the trunk is kept."""
-    return settings.base_dropout, settings.trunk_cache_gb, settings.per_device_eval_batch_size
+def sweep(
+    base: Base, plans: Sequence[Plan], adapters_per_pass: int = 1, *, quiet: bool
+) -> Iterator[tuple[str, Run | DeltatuneError]]:
+    """Every run by name as it ends, or why it had to stop, in groups of one trunk; the base is as it was at the end."""
+    pairs = []
+    try:
+        for one in plans:
+            base.start(one.seed)
+            adapter = attached(base.ground, one.method, one.seed, one.name)
+            running = Running(
+                *(one.settings, one.resolved, base.ground, adapter, one.folder),
+                quiet=quiet,
+                label=one.name,
+                trial=one.trial,
+            )
+            pairs.append((one, running))
+        for _, group in groupby(sorted(pairs, key=_alike), key=_alike):
+            yield from _group(base, list(group), adapters_per_pass)
+    finally:
+        for _, running in pairs:
+            running.adapter.detach()
+
+
+def _alike(pair: tuple[Plan, Running]) -> tuple[int, Any]:
+    """Blocks in the trunk, and whether and how it is kept."""
+    settings = pair[0].settings.training
+    keeping = settings.base_dropout, settings.trunk_cache_gb, settings.per_device_eval_batch_size
+    return len(trunk_of(pair[1].adapter)), keeping
+
+
+def _group(base: Base, pairs: Sequence[tuple[Plan, Running]], limit: int) -> Iterator[tuple[str, Run | DeltatuneError]]:
+    """Runs with the same trunk, one pack after another."""
+    runs = [running for _, running in pairs]
+    runs[0].keep_trunk(runs)
+    for one, running in pairs:
+        base.start(one.seed)
+        running.begin(resume=one.resume)
+    of_handle = {running.adapter.name: (one, running) for one, running in pairs}
+    resumed = [[running.job] for one, running in pairs if one.resume]  # each stands somewhere else
+    fresh = packs([running.job for one, running in pairs if not one.resume], limit)
+    for pack in [*resumed, *fresh]:
+        members = [of_handle[job.handle.name] for job in pack]
+        base.start(members[0][0].seed)
+        for (one, running), done in zip(members, train_together(pack, resume=members[0][0].resume), strict=True):
+            base.start(one.seed)
+            yield one.name, done if isinstance(done, DeltatuneError) else running.finish(done)
+    if (trunk := runs[0].adapter.roster.trunk) is not None:
+        trunk.leave()

@@ -1,7 +1,7 @@
 """The run folder: everything one training wrote, and nothing of another.
 
 config.yaml  changes.jsonl  environment.json  rejected.jsonl  metrics.jsonl  bad_steps.jsonl  stacks.txt
-checkpoint-N/  adapter/  results.json
+checkpoint-N/  adapter/  results.json  answers.jsonl
 """
 
 import fcntl
@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,6 +54,7 @@ class RunFolder:
         self.bad_steps = path / "bad_steps.jsonl"
         self.adapter = path / "adapter"
         self.results = path / "results.json"
+        self.answers = path / "answers.jsonl"
         self.curves = path / "curves.png"
 
     def check(self, settings: Mapping[str, Any], *, resume: bool, allowed: Collection[str] = ()) -> None:
@@ -138,9 +139,18 @@ class RunFolder:
 
         Raises `StorageError` when the disk refuses.
         """
-        text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rejected)
-        with writing(str(self.path / "rejected.jsonl")):
-            atomic.write_text(self.path / "rejected.jsonl", text)
+        _write_lines(self.path / "rejected.jsonl", rejected)
+
+    def write_answers(self, answers: Iterable[Mapping[str, Any]]) -> None:
+        """Writes answers.jsonl: file and line of every test row, and what the trained adapter answered to it.
+
+        Raises `StorageError` when the disk refuses.
+        """
+        _write_lines(self.answers, answers)
+
+    def read_answers(self) -> list[dict[str, Any]]:
+        """The lines of answers.jsonl."""
+        return [json.loads(line) for line in self.answers.read_text(encoding="utf-8").splitlines()]
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint of a step."""
@@ -240,6 +250,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
+    with writing(str(path)):
+        atomic.write_text(path, text)
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
