@@ -79,11 +79,13 @@ def test_every_method_goes_the_whole_way(place, tmp_path, name, chosen):
         "before",
     } <= results.keys()
     assert results["base"]["sha256_before"] == results["base"]["sha256_after"]
+    assert results["accounts"]["files"]["train"].items() >= {"read": 240, "rejected": 0, "used": 240}.items()
+    assert results["accounts"]["parts"]["train"]["kept"] == 192
     assert results["rows"] == {"train": 192, "validation": 24, "test": 24, "rejected": 0}
-    for file in ("config.yaml", "environment.json", "metrics.jsonl", "rejected.jsonl", "curves.png"):
-        assert (run.folder / file).stat().st_size > 0 or file == "rejected.jsonl"
+    for file in ("config.yaml", "environment.json", "metrics.jsonl", "rejected.jsonl", "noted.jsonl", "curves.png"):
+        assert (run.folder / file).stat().st_size > 0 or file in ("rejected.jsonl", "noted.jsonl")
     again = deltatune.evaluate(run.folder, str(place / "reviews.csv"))
-    assert again["rows"] == 240
+    assert again["rows"] == again["account"]["read"] == 240
     texts = deltatune.predict(run.folder, texts=["a superb film", "  "])
     assert texts[0]["label"] in ("good", "bad")
     assert texts[1]["error"].endswith("text is empty")

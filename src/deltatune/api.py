@@ -10,6 +10,7 @@ from deltatune.adapters import Adapter, active, attach, blend, load, materialize
 from deltatune.core import registry
 from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.task import Loaded, Row, Task
+from deltatune.data.accounts import FileAccount
 from deltatune.data.check import Placed, Rejected, records_of
 from deltatune.data.columns import Columns
 from deltatune.data.load import rows_of
@@ -56,11 +57,16 @@ method = registry.method
 def evaluate(source: str | Path, data: str, *, model: str | None = None, batch_size: int = 64) -> dict[str, Any]:
     """Metrics of a run or adapter on a labelled file; `model` names the base where it is not the recorded one.
 
-    `rejected` lists rows that could not be scored.
+    `rejected` lists rows that could not be scored, `account` says where every row of the file went: read = rejected +
+    unused + used.
     """
     task, loaded, columns = _restored(source, model)
     found = rows_of(read(data, Path.cwd()), task, columns, labelled=True)
-    rows = task.compose([place.row for place in found if isinstance(place, Placed)])
+    given = [place.row for place in found if isinstance(place, Placed)]
+    rows = task.compose(given)
+    account = FileAccount(
+        data, len(found), len(found) - len(given), len(task.unused(given, rows)), task.consists_of(rows)
+    )
     encoded, wrong = with_reasons(task, rows, loaded.processor)
     places = {id(place.row): place for place in found}
     rejected = [_reason(place) for place in found if isinstance(place, Rejected)]
@@ -70,7 +76,7 @@ def evaluate(source: str | Path, data: str, *, model: str | None = None, batch_s
         raise DataError(f"{data}: no row can be scored", hint=rejected[0])
     rows, examples = [rows[index] for index in good], [encoded[index] for index in good]
     result = score(loaded.model, task, loaded.processor, rows, examples, batch_size)
-    return {**result, "truncated": task.truncated(examples), "rejected": rejected}
+    return {**result, "truncated": task.truncated(examples), "rejected": rejected, "account": account.as_json()}
 
 
 def predict(

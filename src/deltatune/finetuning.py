@@ -74,7 +74,8 @@ def train_config(
 def check_config(path: str | Path, overrides: Mapping[str, str] | None = None, *, show_mask: int = 0) -> dict[str, Any]:
     """Reads, checks, splits and encodes the rows of a YAML file as a training would, and trains nothing.
 
-    `rows` and `truncated` count every part, `rejected` and `near_duplicates` are listed, and `shown` has the first
+    `rows` and `truncated` count every part, `accounts` says where every row went, `rejected` lists those that are bad,
+    `noted` those that are good and not used, not used whole or near a training row, and `shown` has the first
     `show_mask` training rows in pieces of text that the loss counts or not. Raises what a training would raise.
     """
     settings = RunSettings.parse(override(read_yaml(Path(path)), overrides or {}), "")
@@ -90,6 +91,8 @@ def check_config(path: str | Path, overrides: Mapping[str, str] | None = None, *
         "task": task.type,
         "rows": {name: len(rows) for name, rows in splits.parts.items()},
         "rejected": [row.as_json() for row in splits.rejected],
+        "accounts": splits.accounts.as_json(),
+        "noted": [note.as_json() for note in splits.notes],
         "truncated": {name: task.truncated(found) for name, found in examples.items()},
         "near_duplicates": splits.near,
         "shown": [
@@ -207,6 +210,7 @@ class Running:
             check(self.job, self.before)  # whatever is wrong with the settings shows before there is a folder
         self.folder.open(self.resolved, resume=resume)
         self.folder.write_rejected([row.as_json() for row in self.ground.splits.rejected])
+        self.folder.write_noted([note.as_json() for note in self.ground.splits.notes])
 
     @cached_property
     def job(self) -> Job:
@@ -319,6 +323,7 @@ def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trai
         "trainable_parameters": adapter.trainable_parameters,
         "total_parameters": base,
         "rows": {**names, "rejected": len(splits.rejected)},
+        "accounts": splits.accounts.as_json(),
         "near_duplicates": {"rows": len(splits.near), "first": splits.near[:20]},
         "data_sha256": splits.fingerprint,
         "metric": task.metric,

@@ -49,6 +49,18 @@ def test_it_counts_rows_and_shows_what_the_loss_counts(place, monkeypatch):
         (4, "question has no answer"),
         (5, "nothing is left to learn"),
     ]
+    assert found["accounts"]["files"]["train"] == {
+        "file": "rows.jsonl",
+        "read": 40,
+        "rejected": 1,
+        "unused": 0,
+        "used": 39,
+    }
+    assert found["accounts"]["parts"]["train"] == {"made": 39, "not_drawn": 0, "rejected": 1, "kept": 38}
+    assert [(note["what"], note["part"], note["line"]) for note in found["noted"]] == [
+        ("truncated", "validation", 1),
+        ("truncated", "test", 1),
+    ]
     assert [row["line"] for row in found["shown"]] == [1, 2]
     assert found["shown"][0]["pieces"] == [
         {"text": "<|im_start|>user\nWhat is 0 and one in all?<|im_end|>\n<|im_start|>assistant\n", "learned": False},

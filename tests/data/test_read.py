@@ -1,6 +1,8 @@
 """Every kind of file, and every way in which a file can be wrong."""
 
+import contextlib
 import json
+import random
 
 import pytest
 
@@ -42,6 +44,35 @@ def test_parquet_is_read(tmp_path):
         {"text": "a", "label": 0},
         {"text": "b", "label": 1},
     ]
+
+
+def test_values_of_parquet_that_python_has_no_word_for_are_a_problem_of_their_row(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    texts = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xff"))
+    pa.parquet.write_table(pa.table({"text": texts, "label": [0, 1]}), tmp_path / "a.parquet")
+    times = pa.array([0, 1 << 62], pa.timestamp("us"))
+    pa.parquet.write_table(pa.table({"time": times}), tmp_path / "b.parquet")
+    for name, problem in (("a.parquet", "not UTF-8 text"), ("b.parquet", "a value cannot be read")):
+        good, bad = read(name, tmp_path).records
+        assert good.problem is None
+        assert problem in bad.problem and bad.line == 2
+
+
+def test_damaged_parquet_is_an_error_of_ours_or_other_rows(tmp_path):
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"] * 9, "tags": [["x"], None] * 9}), path)
+    sound, chance = path.read_bytes(), random.Random(0)
+    for _ in range(300):
+        broken = bytearray(sound)
+        for _ in range(chance.randint(1, 5)):
+            broken[chance.randrange(len(broken))] = chance.randrange(256)
+        path.write_bytes(broken)
+        with contextlib.suppress(DataError):
+            assert read("a.parquet", tmp_path).records
 
 
 @pytest.mark.parametrize(

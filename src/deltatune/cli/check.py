@@ -1,5 +1,7 @@
 """`deltatune check`: the rows of a config as a training would see them."""
 
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +9,10 @@ import typer
 
 from deltatune.cli import show
 from deltatune.cli.train import overrides
+
+ACCOUNT = ("read", "rejected", "unused", "used")
+LISTED = 20
+"""Rows of a kind that are named before the rest is counted."""
 
 
 def run(
@@ -26,14 +32,20 @@ def run(
         return
     rows = [(name, str(count), str(found["truncated"][name])) for name, count in found["rows"].items()]
     show.table(f"{found['task']}: {config}", ("part", "rows", "truncated"), rows, right=(1, 2))
+    files = [(f["file"], *(str(f[word]) for word in ACCOUNT)) for f in found["accounts"]["files"].values()]
+    show.table("", ("file", *ACCOUNT), files, right=(1, 2, 3, 4))
     for row in found["shown"]:
         learned = [index for index, piece in enumerate(row["pieces"]) if piece["learned"]]
         typer.echo(f"{row['file']}:{row['line']}")
         show.table("", ("loss", "text"), [_piece(piece) for piece in row["pieces"]], marked=learned)
     for row in found["rejected"]:
         typer.echo(f"rejected: {row['file']}:{row['line']}: {row['reason']}", err=True)
-    for twin in found["near_duplicates"]:
-        typer.echo(f"near-duplicate: {twin}", err=True)
+    for what, kind in groupby(found["noted"], key=itemgetter("what")):
+        notes = list(kind)
+        for note in notes[:LISTED]:
+            typer.echo(f"{what}: {note['file']}:{note['line']}: {note['reason']}", err=True)
+        if len(notes) > LISTED:
+            typer.echo(f"{what}: {len(notes) - LISTED} more (--json lists them all)", err=True)
 
 
 def _piece(piece: dict[str, Any]) -> tuple[str, str]:

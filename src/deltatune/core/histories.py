@@ -8,7 +8,9 @@ McAuley 2018, arXiv:1808.09781, section 4.1).
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Any
 
@@ -69,6 +71,16 @@ def problem(row: Row, min_rating: float | None) -> str | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """What every user had, and the interactions that are in no history."""
+
+    items: dict[str, list[str]]
+    """By user."""
+    left_out: dict[int, str]
+    """Number of an interaction, and why."""
+
+
 def histories(rows: Sequence[Row], *, again: bool, min_rating: float | None) -> dict[str, list[str]]:
     """The items of every user by time, users in the order of the file; at one time the order of the file counts.
 
@@ -76,22 +88,28 @@ def histories(rows: Sequence[Row], *, again: bool, min_rating: float | None) -> 
     Raises `DataError` where some times are numbers and some are dates.
     """
     _check_times(rows)
+    found = sorted_out(rows, again=again, min_rating=min_rating)
+    for reason, count in Counter(found.left_out.values()).items():
+        logger.warning("%d of %d interactions left out: %s", count, len(rows), reason)
+    return found.items
+
+
+def sorted_out(rows: Sequence[Row], *, again: bool, min_rating: float | None) -> Histories:
+    """The histories and what is in none, for checked rows."""
     found: dict[str, list[str]] = {name_of(row["user"]): [] for row in rows}
     had: set[tuple[str, str]] = set()
-    low = repeated = 0
-    for row in sorted(rows, key=lambda row: seconds(row["time"]) or 0.0):  # sorting is stable
-        user, item = name_of(row["user"]), name_of(row["item"])
-        if min_rating is not None and (number(row["rating"]) or 0.0) < min_rating:
-            low += 1
+    left_out: dict[int, str] = {}
+    times = [seconds(row["time"]) or 0.0 for row in rows]
+    for place in sorted(range(len(rows)), key=times.__getitem__):  # sorting is stable
+        user, item = name_of(rows[place]["user"]), name_of(rows[place]["item"])
+        if min_rating is not None and (number(rows[place]["rating"]) or 0.0) < min_rating:
+            left_out[place] = f"rated below {min_rating}"
         elif not again and (user, item) in had:
-            repeated += 1
+            left_out[place] = "with an item that the user had before"
         else:
             had.add((user, item))
             found[user].append(item)
-    for count, what in ((low, f"rated below {min_rating}"), (repeated, "with an item that the user had before")):
-        if count:
-            logger.warning("%d of %d interactions left out: %s", count, len(rows), what)
-    return {user: items for user, items in found.items() if items}
+    return Histories({user: items for user, items in found.items() if items}, left_out)
 
 
 def _check_times(rows: Sequence[Row]) -> None:

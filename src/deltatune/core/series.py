@@ -226,6 +226,18 @@ def windows(
         }
 
 
+def last(series: Series, context: int, horizon: int, clock: Clock) -> dict[str, Any]:
+    """What is behind the last known value of a history, filled up with missing values in front."""
+    known = np.flatnonzero(~np.isnan(series.values))
+    end = int(known[-1]) + 1 if len(known) else len(series.values)
+    start = max(0, end - context)
+    short = context - (end - start)
+    padded = np.concatenate([np.full(short, np.nan), series.values[start:end]])
+    before, times = preceding(series.times[:end], short, clock), series.times[start:end].tolist()
+    times = [*before, *times, *following(series.times[:end], horizon, clock)]
+    return {"series": series.name, "times": times, "context": padded.tolist(), "clock": clock}
+
+
 def borders(count: int, shares: Mapping[str, float], gap: int) -> dict[str, tuple[int, int]]:
     """First and last place (excluded) of the futures of `train` and of every part, in order of time.
 

@@ -149,6 +149,18 @@ class Task(Settings, ABC):
         """Rows of the task from good rows of a file, where they are not one to one (the items of a user, windows)."""
         return list(rows)
 
+    def unused(self, rows: Sequence[Row], composed: Sequence[Row]) -> dict[int, str]:
+        """Numbers of the good rows that nothing composed of them consists of, and why."""
+        return {}
+
+    def consists_of(self, composed: Sequence[Row]) -> int:
+        """How many rows of a file composed rows consist of, each counted once; with those unused they are all."""
+        return len(composed)
+
+    def called(self, row: Row) -> str:
+        """What a row is called that was composed of several and stands on no line."""
+        return "a row"
+
     def identity(self, row: Row) -> Hashable:
         """What two rows with the same input have in common; white space and case do not count in texts."""
         return tuple(" ".join(str(row.get(word)).split()).casefold() for word in self.key)
@@ -233,6 +245,10 @@ class Task(Settings, ABC):
         """Metrics of simple models of the field, trained on the training rows, by name."""
         return {}
 
+    def cut(self, example: Example) -> str | None:
+        """What of an encoded row the model does not read because of the length limit, or None."""
+        return f"cut to {example['length']} tokens" if example.get("truncated") else None
+
     def truncated(self, examples: Sequence[Example]) -> int:
-        """How many examples lost tokens to the length limit."""
-        return sum(bool(example.get("truncated")) for example in examples)
+        """How many examples lost something to the length limit."""
+        return sum(self.cut(example) is not None for example in examples)

@@ -10,7 +10,7 @@ from typing import Any
 from deltatune.core.errors import DataError
 from deltatune.core.task import TASK, Row, Task
 from deltatune.data.columns import Columns, rest
-from deltatune.data.table import Record, Table
+from deltatune.data.table import Record, Table, unreadable
 from deltatune.data.tasks import check_task, name_of
 
 logger = logging.getLogger("deltatune")
@@ -46,6 +46,11 @@ class Checked:
 
     kept: list[Placed]
     rejected: list[Rejected]
+
+    @property
+    def read(self) -> int:
+        """How many there were."""
+        return len(self.kept) + len(self.rejected)
 
     def then(self, task: Task) -> "Checked":
         """The kept rows checked again, by a task that knows the labels by now."""
@@ -131,11 +136,10 @@ def _kind(reason: str) -> str:
 
 def gate(checked: Checked, largest_share: float) -> None:
     """Raises `DataError` when more than a share of the rows was rejected; says how many otherwise."""
-    read = len(checked.kept) + len(checked.rejected)
     if not checked.rejected:
         return
-    text = summary(checked.rejected, read)
-    if not checked.kept or len(checked.rejected) > largest_share * read:
+    text = summary(checked.rejected, checked.read)
+    if not checked.kept or len(checked.rejected) > largest_share * checked.read:
         raise DataError(text, hint=f"mend the file, or allow more with data.max_rejected (now {largest_share:g})")
     logger.warning("%s; a run lists all of them in rejected.jsonl", text)
 
@@ -157,4 +161,4 @@ def records_of(rows: Sequence[Mapping[str, Any]], source: str = "rows") -> Table
     columns: dict[str, None] = {}
     for row in rows:
         columns |= dict.fromkeys(row)
-    return Table(source, tuple(columns), [Record(source, i, row) for i, row in enumerate(rows, 1)])
+    return Table(source, tuple(columns), [Record(source, i, row, unreadable(row)) for i, row in enumerate(rows, 1)])

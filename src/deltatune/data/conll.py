@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deltatune.core.errors import DataError
 from deltatune.core.tags import OUTSIDE, PREFIXES
+from deltatune.data.lines import lines
 from deltatune.data.table import Record, Table
 
 DOCUMENT = "-DOCSTART-"
@@ -49,17 +50,11 @@ def conll(path: Path) -> Table:
 
 def _lines(path: Path) -> list[_Line]:
     found = []
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    for number, line in enumerate(raw.split(b"\n"), 1):
-        problem = None
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            text = line.decode("utf-8", errors="replace")
-            problem = f"not UTF-8 text (line {number}: {error.reason} at byte {error.start})"
+    for number, text, wrong in lines(path):
+        problem = f"not UTF-8 text (line {number}: {wrong})" if wrong else None
         if "\x00" in text:
             problem = f"a word holds a NUL byte (line {number})"
-        text = text.strip(" \r")
+        text = text.strip(" \r\n")
         tabs = "\t" in text.strip("\t")
         cells = [cell.strip(" ") for cell in text.split("\t")] if tabs else text.replace("\t", " ").split(" ")
         found.append(_Line(number, cells if tabs else [cell for cell in cells if cell], problem))

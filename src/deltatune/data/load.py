@@ -12,15 +12,19 @@ from deltatune.core.config import DataSettings
 from deltatune.core.division import by_group
 from deltatune.core.errors import DataError
 from deltatune.core.task import GROUP, TASK, Row, Task
+from deltatune.data.accounts import Accounts, FileAccount, PartAccount
 from deltatune.data.check import Checked, Placed, Rejected, check, gate, overlap, row_of
 from deltatune.data.columns import Columns, match, rest
 from deltatune.data.near import near
+from deltatune.data.notes import Note, near_duplicates, unused
 from deltatune.data.read import read
 from deltatune.data.split import sample, split
 from deltatune.data.table import Table
 from deltatune.data.tasks import check_task, column_of, found_in, name_of
 
 logger = logging.getLogger("deltatune")
+
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,20 @@ class Splits:
     validation: list[Row]
     test: list[Row]
     rejected: list[Rejected]
-    near: list[str]
-    """Rows of validation or test that nearly repeat a training row, as text."""
+    notes: list[Note]
+    """Rows that are good and yet not used, not used whole, or near a training row."""
+    accounts: Accounts
+    """Where every row went."""
     fingerprint: str
     """sha256 over all rows."""
     places: Mapping[int, Placed]
     """id of a row -> where it stands."""
+
+    @property
+    def near(self) -> list[str]:
+        """Rows of validation or test that nearly repeat a training row, as text."""
+        found = (note for note in self.notes if note.what == "near-duplicate")
+        return [f"{note.part} {note.file}:{note.line} {note.reason}" for note in found]
 
     @property
     def parts(self) -> dict[str, list[Row]]:
@@ -47,25 +59,42 @@ class Splits:
 
 def load(data: DataSettings, task: Task, folder: Path) -> Splits:
     """Reads, checks and splits; raises `DataError` with file, line and what would work."""
-    sources = {"train": data.train, "validation": data.validation, "test": data.test}
-    checked = {name: _checked(source, data, task, folder) for name, source in sources.items() if source is not None}
-    places = _parts(data, task, checked)
+    sources = _given(data)
+    checked = {name: _checked(source, data, task, folder) for name, source in sources.items()}
+    made = {name: _made(name, data, task, found.kept, _cuts(data, name)) for name, found in checked.items()}
+    places = {name: next(each.parts[name] for each in made.values() if name in each.parts) for name in PARTS}
+    counts = {name: len(part) for name, part in places.items()}
     places["train"] = sample(places["train"], data.max_rows, data.split_seed) if data.max_rows else places["train"]
     rows = [place.row for place in places["train"]]
     fitted = task.fit(rows)
     if data.task_column is not None:
         fitted = fitted.model_copy(update={"many": found_in(rows, data.task_column)})
-    rejected = [row for found in checked.values() for row in found.rejected]
-    for name, found in places.items():
-        again = Checked(found, []).then(fitted)
-        if again.rejected:
-            gate(again, data.max_rejected)
-        places[name], rejected = again.kept, rejected + again.rejected
+    again = {name: Checked(part, []).then(fitted) for name, part in places.items()}
+    for found in again.values():
+        gate(found, data.max_rejected)
+    accounts = Accounts(
+        {
+            name: FileAccount(sources[name], found.read, len(found.rejected), len(made[name].unused), made[name].used)
+            for name, found in checked.items()
+        },
+        {
+            name: PartAccount(name, counts[name], counts[name] - found.read, len(found.rejected), len(found.kept))
+            for name, found in again.items()
+        },
+    )
+    places = {name: found.kept for name, found in again.items()}
     _check_overlap(places, fitted, data)
     twins = _near(places, fitted)
     parts = {name: [place.row for place in found] for name, found in places.items()}
-    known = {id(place.row): place for found in places.values() for place in found}
-    return Splits(fitted, **parts, rejected=rejected, near=twins, fingerprint=_fingerprint(parts), places=known)
+    return Splits(
+        fitted,
+        **parts,
+        rejected=[row for found in (*checked.values(), *again.values()) for row in found.rejected],
+        notes=[*(note for each in made.values() for note in each.unused), *twins],
+        accounts=accounts,
+        fingerprint=_fingerprint(parts),
+        places={id(place.row): place for found in places.values() for place in found},
+    )
 
 
 def rows_of(table: Table, task: Task, columns: Columns, *, labelled: bool) -> list[Placed | Rejected]:
@@ -105,41 +134,66 @@ def _columns(
     return found | column_of(table, task_column, TASK, "data.task_column", "names the task of each row")
 
 
-def _parts(data: DataSettings, task: Task, checked: Mapping[str, Checked]) -> dict[str, list[Placed]]:
-    """The rows of every part: of its own file, or cut from the training rows where no file is given."""
-    cut = {
-        name: share
-        for name, share in (("validation", data.validation_fraction), ("test", data.test_fraction))
-        if name not in checked
-    }
-    given = {name: _composed(found.kept, task) for name, found in checked.items() if not cut or name != "train"}
-    if not cut:
-        return given
-    made = _cut(data, task, checked["train"].kept, cut)
-    empty = [name for name, part in made.items() if not part]
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What became of the good rows of a file."""
+
+    parts: dict[str, list[Placed]]
+    unused: list[Note]
+    used: int
+
+
+def _given(data: DataSettings) -> dict[str, str]:
+    """The parts that have a file of their own."""
+    files = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {name: file for name, file in files.items() if file is not None}
+
+
+def _cuts(data: DataSettings, name: str) -> dict[str, float]:
+    """The shares of a file that become parts of their own: of the training rows, where no file is given."""
+    shares = {"validation": data.validation_fraction, "test": data.test_fraction}
+    return {part: share for part, share in shares.items() if name == "train" and part not in _given(data)}
+
+
+def _made(name: str, data: DataSettings, task: Task, rows: list[Placed], cut: Mapping[str, float]) -> _Made:
+    """The rows of the parts that a file is for, and those that no part has a place for."""
+    found = _Made({}, [], 0)
+    for places, composed in _divided(name, data, task, rows, cut):
+        every = [row for part in composed.values() for row in part]
+        reasons = task.unused([place.row for place in places], every)
+        found = _Made(
+            found.parts | {part: _placed(own, places) for part, own in composed.items()},
+            found.unused + unused(name, places, reasons),
+            found.used + task.consists_of(every),
+        )
+    empty = [part for part in cut if not found.parts[part]]
     if empty:
         raise DataError(
-            f"{len(checked['train'].kept)} rows are too few to split off {', '.join(empty)}",
+            f"{len(rows)} rows are too few to split off {', '.join(empty)}",
             hint="add rows, or give files for validation and test",
         )
-    return given | made
+    return found
 
 
-def _cut(data: DataSettings, task: Task, rows: list[Placed], cut: Mapping[str, float]) -> dict[str, list[Placed]]:
-    """Parts of the training file: by group, as the task divides, or drawn with every label at its share."""
+def _divided(
+    name: str, data: DataSettings, task: Task, rows: list[Placed], cut: Mapping[str, float]
+) -> list[tuple[list[Placed], dict[str, list[Row]]]]:
+    """Rows, and the parts that were composed of them: by group, as the task divides, or drawn with all labels."""
+    if not cut:
+        return [(rows, {name: _composed(rows, task)})]
     if data.group_column is not None:
         parts = by_group([place.row[GROUP] for place in rows], cut, data.split_seed)
-        return {name: _composed([rows[index] for index in part], task) for name, part in parts.items()}
-    divided = task.divide([place.row for place in rows], cut, data.split_seed)
-    if divided is not None:
-        return {name: _placed(part, rows) for name, part in divided.items()}
-    strata = [_stratum(place.row, task) for place in rows]
-    drawn = split(rows, strata, list(cut.values()), data.split_seed)
-    return {name: _composed(part, task) for name, part in zip(("train", *cut), drawn, strict=True)}
+        drawn = [[rows[index] for index in part] for part in parts.values()]
+    else:
+        divided = task.divide([place.row for place in rows], cut, data.split_seed)
+        if divided is not None:
+            return [(rows, divided)]
+        drawn = split(rows, [_stratum(place.row, task) for place in rows], list(cut.values()), data.split_seed)
+    return [(part, {own: _composed(part, task)}) for own, part in zip(("train", *cut), drawn, strict=True)]
 
 
-def _composed(places: list[Placed], task: Task) -> list[Placed]:
-    return _placed(task.compose([place.row for place in places]), places)
+def _composed(places: list[Placed], task: Task) -> list[Row]:
+    return task.compose([place.row for place in places])
 
 
 def _placed(rows: Sequence[Row], places: Sequence[Placed]) -> list[Placed]:
@@ -164,12 +218,12 @@ def _check_overlap(places: Mapping[str, Sequence[Placed]], task: Task, data: Dat
     logger.warning("%s", text)
 
 
-def _near(places: Mapping[str, Sequence[Placed]], task: Task) -> list[str]:
+def _near(places: Mapping[str, Sequence[Placed]], task: Task) -> list[Note]:
     """What nearly repeats a training row, said once and kept in the results."""
-    pairs = near(places["train"], {name: places[name] for name in ("validation", "test")}, task)
-    found = [f"{name} {a.file}:{a.line} ~ train {b.file}:{b.line}" for name, a, b in pairs]
+    found = near_duplicates(near(places["train"], {name: places[name] for name in PARTS[1:]}, task), task)
     if found:
-        logger.warning("%d rows of validation or test nearly repeat a training row: %s", len(found), found[0])
+        first = f"{found[0].file}:{found[0].line} {found[0].reason}"
+        logger.warning("%d rows of validation or test nearly repeat a training row: %s", len(found), first)
     return found
 
 

@@ -5,10 +5,8 @@ points, or a name that `datasets` knows. A row that cannot be read is a problem 
 cannot be read is a `DataError`.
 """
 
-import csv
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,14 @@ from deltatune.core.errors import DataError, did_you_mean
 from deltatune.data import voc
 from deltatune.data.coco import coco, is_coco
 from deltatune.data.conll import conll
+from deltatune.data.delimited import delimited
 from deltatune.data.folders import MEDIA, class_folders, one_file
-from deltatune.data.table import Record, Table
+from deltatune.data.lines import Line, lines
+from deltatune.data.parquet import parquet
+from deltatune.data.table import Record, Table, unreadable
 
-CSV_FIELD_BYTES = 16 << 20
-"""Longest field of a CSV file."""
+JSON_BYTES = 1 << 30
+"""Largest JSON file: one value is parsed at once, in several times its size."""
 
 
 def read(source: str, folder: Path) -> Table:
@@ -41,91 +42,44 @@ def read(source: str, folder: Path) -> Table:
             [str(other) for other in path.parent.glob("*") if other.suffix in READERS] if path.parent.is_dir() else []
         )
         raise DataError(f"{path}: no such file", hint=did_you_mean(str(path), near) if near else None)
-    table = reader(path)
+    try:
+        table = reader(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     if not table.records:
         raise DataError(f"{path} has no rows")
     return table
 
 
-def _csv(path: Path, delimiter: str = ",") -> Table:
-    records: list[Record] = []
-    problems, text = _decoded(path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    csv.field_size_limit(CSV_FIELD_BYTES)
-    try:
-        header = next(reader, None)
-    except csv.Error as error:
-        raise DataError(f"{path}:1: {error}") from None
-    if not header:
-        raise DataError(f"{path} is empty", hint="the first line must name the columns")
-    columns = tuple(name.strip() for name in header)
-    if len(set(columns)) < len(columns):
-        raise DataError(f"{path}:1: column {next(c for c in columns if columns.count(c) > 1)!r} stands there twice")
-    for line, cells, wrong in _csv_rows(reader):
-        values = dict(zip(columns, cells, strict=False))
-        if wrong is None and len(cells) != len(columns):
-            wrong = f"{len(cells)} fields instead of {len(columns)}"
-        undecoded = next((problems[n] for n in range(line, reader.line_num + 1) if n in problems), None)
-        records.append(Record(str(path), line, values, wrong or undecoded or _nul(values)))
-    return Table(str(path), columns, records)
-
-
-def _csv_rows(reader: Any) -> Iterator[tuple[int, list[str], str | None]]:
-    """Line of the start, cells, and what the parser objected to."""
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield line, [], f"not valid CSV: {error}"
-            continue
-        if cells:
-            yield line, cells, None
+def _csv(path: Path) -> Table:
+    return delimited(path, ",")
 
 
 def _tsv(path: Path) -> Table:
-    return _csv(path, delimiter="\t")
-
-
-def _decoded(path: Path) -> tuple[dict[int, str], str]:
-    """The text of a file, with the lines that are not UTF-8 (their bad bytes shown as U+FFFD)."""
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    try:
-        return {}, raw.decode("utf-8")
-    except UnicodeDecodeError:
-        bad = {}
-        for number, line in enumerate(raw.split(b"\n"), 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                bad[number] = f"not UTF-8 text ({error.reason} at byte {error.start} of the line)"
-        return bad, raw.decode("utf-8", errors="replace")
-
-
-def _nul(values: Mapping[str, Any]) -> str | None:
-    """The name of a text that holds a NUL byte."""
-    return next((f"{name} holds a NUL byte" for name, v in values.items() if isinstance(v, str) and "\x00" in v), None)
+    return delimited(path, "\t")
 
 
 def _jsonl(path: Path) -> Table:
     records: list[Record] = []
     columns: dict[str, None] = {}
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    for number, line in enumerate(raw.split(b"\n"), 1):
-        if not line.strip():
+    for line in lines(path):
+        if not line.text.strip():
             continue
         values, wrong = _json_row(line)
         columns |= dict.fromkeys(values)
-        records.append(Record(str(path), number, values, wrong or _nul(values)))
+        records.append(Record(str(path), line.number, values, wrong or unreadable(values)))
     return Table(str(path), tuple(columns), records)
 
 
 def _json(path: Path) -> Table:
     """A list of objects, or COCO's one object; a row's line is its number in the list."""
+    if path.stat().st_size > JSON_BYTES:
+        raise DataError(
+            f"{path}: {path.stat().st_size:,} bytes of JSON, {JSON_BYTES:,} are the most",
+            hint="write one object per line (.jsonl)",
+        )
     try:
-        rows = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
+        rows = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8"), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON in UTF-8: {error}") from None
     if is_coco(rows):
@@ -138,15 +92,15 @@ def _json(path: Path) -> Table:
         wrong = None if isinstance(row, dict) else f"expected an object, found {type(row).__name__}"
         values = row if wrong is None else {}
         columns |= dict.fromkeys(values)
-        records.append(Record(str(path), number, values, wrong or _nul(values)))
+        records.append(Record(str(path), number, values, wrong or unreadable(values)))
     return Table(str(path), tuple(columns), records)
 
 
-def _json_row(line: bytes) -> tuple[dict[str, Any], str | None]:
+def _json_row(line: Line) -> tuple[dict[str, Any], str | None]:
+    if line.problem is not None:
+        return {}, f"not UTF-8 text ({line.problem} of the line)"
     try:
-        values = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return {}, f"not UTF-8 text ({error.reason} at byte {error.start} of the line)"
+        values = json.loads(line.text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         return {}, f"not valid JSON: {error}"
     if not isinstance(values, dict):
@@ -154,16 +108,13 @@ def _json_row(line: bytes) -> tuple[dict[str, Any], str | None]:
     return values, None
 
 
-def _parquet(path: Path) -> Table:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error})") from None
-    rows = table.to_pylist()
-    return Table(str(path), tuple(table.column_names), [Record(str(path), i, row) for i, row in enumerate(rows, 1)])
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: of two values under one key the first would be lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return values
 
 
 def _from_datasets(source: str, path: Path) -> Table:
@@ -194,7 +145,7 @@ READERS: dict[str, Callable[[Path], Table]] = {
     ".json": _json,
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
-    ".parquet": _parquet,
+    ".parquet": parquet,
     ".conll": conll,
     ".bio": conll,
     ".txt": _text,

@@ -7,6 +7,7 @@ from typing import Any
 from deltatune.core.task import Example, Row, Task
 from deltatune.data.check import Checked, Rejected, gate
 from deltatune.data.load import Splits
+from deltatune.data.notes import truncated
 from deltatune.data.tasks import encode
 
 
@@ -17,7 +18,8 @@ def usable(splits: Splits, processor: Any, largest_share: float) -> tuple[Splits
     """
     examples: dict[str, list[Example]] = {}
     kept: dict[str, list[Row]] = {}
-    rejected = list(splits.rejected)
+    rejected, notes = list(splits.rejected), list(splits.notes)
+    counts: dict[str, int] = {}
     for name, rows in splits.parts.items():
         encoded, reasons = with_reasons(splits.task, rows, processor)
         places = [splits.places[id(row)] for row in rows]
@@ -30,8 +32,21 @@ def usable(splits: Splits, processor: Any, largest_share: float) -> tuple[Splits
         gate(Checked([places[index] for index in good], wrong), largest_share)
         kept[name], examples[name] = [rows[index] for index in good], [encoded[index] for index in good]
         rejected += wrong
+        counts[name] = len(wrong)
+        notes += truncated(name, [places[index] for index in good], examples[name], splits.task)
     train, validation, test = (kept[name] for name in splits.parts)
-    return replace(splits, train=train, validation=validation, test=test, rejected=rejected), examples
+    return (
+        replace(
+            splits,
+            train=train,
+            validation=validation,
+            test=test,
+            rejected=rejected,
+            notes=notes,
+            accounts=splits.accounts.after({name: len(rows) for name, rows in kept.items()}, counts),
+        ),
+        examples,
+    )
 
 
 def with_reasons(task: Task, rows: Sequence[Row], processor: Any) -> tuple[list[Example], list[str | None]]:

@@ -1,6 +1,6 @@
 """The run folder: everything one training wrote, and nothing of another.
 
-config.yaml  changes.jsonl  environment.json  rejected.jsonl  metrics.jsonl  bad_steps.jsonl  stacks.txt
+config.yaml  changes.jsonl  environment.json  rejected.jsonl  noted.jsonl  metrics.jsonl  bad_steps.jsonl  stacks.txt
 checkpoint-N/  adapter/  results.json  answers.jsonl
 """
 
@@ -151,6 +151,13 @@ class RunFolder:
     def read_answers(self) -> list[dict[str, Any]]:
         """The lines of answers.jsonl."""
         return [json.loads(line) for line in self.answers.read_text(encoding="utf-8").splitlines()]
+
+    def write_noted(self, noted: Iterable[Mapping[str, Any]]) -> None:
+        """Writes noted.jsonl: file, line and reason of every row that is good and not used, not used whole, or near.
+
+        Raises `StorageError` when the disk refuses.
+        """
+        _write_lines(self.path / "noted.jsonl", noted)
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint of a step."""

@@ -28,6 +28,7 @@ from deltatune.core.pretrained import check_source, pretrained, quiet
 from deltatune.core.sample_paths import KIND, Drawn, PathReader
 from deltatune.core.series import Clock, Transform
 from deltatune.core.task import LABELS, Batch, Column, Example, Loaded, Row, Task, inputs_of
+from deltatune.core.window_cover import held, outside
 from deltatune.ops.pinball import pinball
 
 logger = logging.getLogger("deltatune")
@@ -140,7 +141,7 @@ class Forecasting(Task):
         for note in notes:
             logger.warning("%s", note)
         if asked:
-            return [self._last(own, clock) for own in found]
+            return [series.last(own, self._values, self.prediction_length, clock) for own in found]
         windows = [window for own in found for window in self._windows(own, clock, 0, len(own.values))]
         if not windows:
             raise DataError(self._too_short(found))
@@ -166,6 +167,18 @@ class Forecasting(Task):
             raise DataError(self._too_short(found))
         return parts
 
+    def unused(self, rows: Sequence[Row], composed: Sequence[Row]) -> dict[int, str]:
+        """Values that no window holds: of short series, between two parts, and where little is known."""
+        return outside(rows, composed, self.time_format, self._window)
+
+    def consists_of(self, composed: Sequence[Row]) -> int:
+        """The different times of the windows."""
+        return sum(map(len, held(composed).values()))
+
+    def called(self, row: Row) -> str:
+        """By series and first time."""
+        return f"series {row['series']!r} from {series.written(row['times'][0], row['clock'])}"
+
     def _windows(self, own: series.Series, clock: Clock, first: int, last: int) -> list[Row]:
         found = series.windows(own, self._values, self.prediction_length, self.stride, first, last, self.transform)
         return [{**window, "clock": clock} for window in found]
@@ -176,17 +189,6 @@ class Forecasting(Task):
             f"the longest series ({longest.name or 'without a name'}) has {len(longest.values)} values; a window takes "
             f"{self._window}, and every part needs some"
         )
-
-    def _last(self, own: series.Series, clock: Clock) -> Row:
-        """What is behind the last known value of a history, filled up with missing values in front."""
-        known = np.flatnonzero(~np.isnan(own.values))
-        end = int(known[-1]) + 1 if len(known) else len(own.values)
-        start = max(0, end - self._values)
-        short = self._values - (end - start)
-        padded = np.concatenate([np.full(short, np.nan), own.values[start:end]])
-        before, times = series.preceding(own.times[:end], short, clock), own.times[start:end].tolist()
-        times = [*before, *times, *series.following(own.times[:end], self.prediction_length, clock)]
-        return {"series": own.name, "times": times, "context": padded.tolist(), "clock": clock}
 
     def unusable(self, example: Example) -> str | None:
         """A history that is too short, or of which too little is known."""
@@ -244,8 +246,7 @@ class Forecasting(Task):
         if config.model_type != "patchtst":
             raise SettingsError(
                 f"model {model!r} is of type {config.model_type}, which is not read here",
-                hint="patchtst, timesfm2_5 and time_series_transformer are; informer draws at random what it "
-                "compares, so that a row has another answer each time, and autoformer has a decoder of its own",
+                hint="patchtst, timesfm2_5 and time_series_transformer are; informer's answers are drawn at random",
             )
         self._check_patchtst(model, config)
         outputs = self.prediction_length * len(self.quantiles)

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 from deltatune.core import tokens
 from deltatune.core.codes import codes_of, texts_in
 from deltatune.core.errors import DataError, SettingsError
-from deltatune.core.histories import histories, last_out, name_of, problem, seconds, whole
+from deltatune.core.histories import histories, last_out, name_of, problem, seconds, sorted_out, whole
 from deltatune.core.label_loss import IGNORED
 from deltatune.core.pretrained import pretrained
 from deltatune.core.rank_scores import Ranker, item_knn, popularity, rank_scores
@@ -94,12 +94,39 @@ class Recommendation(Task):
 
     def compose(self, rows: Sequence[Row]) -> list[Row]:
         """One history per user; every item but the first is learned, and the last one ranked."""
-        found = histories(rows, again=self.again, min_rating=self.min_rating)
-        return whole(found, asked=any("asked" in row for row in rows))
+        return whole(self._histories(rows), asked=any("asked" in row for row in rows))
+
+    def _histories(self, rows: Sequence[Row]) -> dict[str, list[str]]:
+        return histories(rows, again=self.again, min_rating=self.min_rating)
 
     def divide(self, rows: Sequence[Row], shares: Mapping[str, float], seed: int) -> dict[str, list[Row]] | None:
         """Leave last out: no shares, no seed."""
-        return last_out(histories(rows, again=self.again, min_rating=self.min_rating), list(shares))
+        return last_out(self._histories(rows), list(shares))
+
+    def unused(self, rows: Sequence[Row], composed: Sequence[Row]) -> dict[int, str]:
+        """Interactions that are rated too low or repeat an item, and those of users with nothing to predict."""
+        found = sorted_out(rows, again=self.again, min_rating=self.min_rating).left_out
+        users = {row["user"] for row in composed}
+        for place, row in enumerate(rows):
+            if place not in found and name_of(row["user"]) not in users:
+                found[place] = f"user {name_of(row['user'])!r} has one item, with none to predict"
+        return found
+
+    def consists_of(self, composed: Sequence[Row]) -> int:
+        """Items of the longest history of every user: the shorter ones are its beginnings."""
+        longest: dict[str, int] = {}
+        for row in composed:
+            longest[row["user"]] = max(longest.get(row["user"], 0), len(row["items"]))
+        return sum(longest.values())
+
+    def called(self, row: Row) -> str:
+        """By the user."""
+        return f"user {row['user']!r}"
+
+    def cut(self, example: Example) -> str | None:
+        """The items in front of those that the model reads."""
+        read, had = example["length"], len(example["items"])
+        return f"the last {read} of {had} items are read at a time" if example["truncated"] else None
 
     def sketch(self, row: Row) -> Collection[Hashable]:
         """The items of a whole history; none of one that was divided, which repeats its training row by design."""
