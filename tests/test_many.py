@@ -105,10 +105,9 @@ def test_in_turn_they_are_separate_runs_to_the_bit(place, tmp_path, chosen):
 @pytest.mark.parametrize("cache", [2.0, 0.0, 1e-6])
 def test_side_by_side_they_are_separate_runs(place, tmp_path, cache):
     """With the trunk kept, with none, and with one that does not fit and runs once for all."""
-    many = deltatune.finetune_many(
-        SWEEP, output_dir=tmp_path / "many", adapters_per_pass=3, **common(place, trunk_cache_gb=cache)
-    )
-    single = alone(place, tmp_path / "alone", SWEEP, trunk_cache_gb=cache)
+    limits = {"trunk_cache_gb": cache, "trunk_disk_gb": cache}
+    many = deltatune.finetune_many(SWEEP, output_dir=tmp_path / "many", adapters_per_pass=3, **common(place, **limits))
+    single = alone(place, tmp_path / "alone", SWEEP, **limits)
     for name, run in many.items():
         assert run.results["train"]["together"] == 3 and single[name].results["train"]["together"] == 1
         for ours, theirs in zip(lines(run), lines(single[name]), strict=True):

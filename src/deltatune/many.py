@@ -213,8 +213,8 @@ def sweep(
 def _alike(pair: tuple[Plan, Running]) -> tuple[int, Any]:
     """Blocks in the trunk, and whether and how it is kept."""
     settings = pair[0].settings.training
-    keeping = settings.base_dropout, settings.trunk_cache_gb, settings.per_device_eval_batch_size
-    return len(trunk_of(pair[1].adapter)), keeping
+    limits = settings.trunk_cache_gb, settings.trunk_cache_dir, settings.trunk_disk_gb
+    return len(trunk_of(pair[1].adapter)), (settings.base_dropout, settings.per_device_eval_batch_size, limits)
 
 
 def _group(base: Base, pairs: Sequence[tuple[Plan, Running]], limit: int) -> Iterator[tuple[str, Run | DeltatuneError]]:

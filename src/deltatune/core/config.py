@@ -176,7 +176,11 @@ class TrainingSettings(Settings):
     base_dropout: bool = False
     """Keep the dropout of the frozen base while training an adapter."""
     trunk_cache_gb: Annotated[float, Field(ge=0)] = 2.0
-    """Gigabytes for what leaves the frozen blocks below the lowest trained one, computed once per row; 0: none."""
+    """Gigabytes of memory for what leaves the frozen blocks below the lowest trained one, once per row; 0: none."""
+    trunk_cache_dir: str | None = None
+    """Folder where it is kept for other runs too; none: in memory, and in the user's cache where that is too little."""
+    trunk_disk_gb: Annotated[float, Field(ge=0)] = 20.0
+    """Gigabytes that the folder may take; what was unused for longest goes."""
     gradient_checkpointing: bool = False
     """Recompute activations of each block in backward: less memory, about half more time."""
     eval_steps: Annotated[int, Field(ge=1)] | None = None

@@ -4,12 +4,15 @@ What leaves the trunk is computed once per row and kept, in the base's dtype; la
 go on from there. It is exact because nothing in the trunk changes: no dropout, no adapter, no trained tensor.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from deltatune.core.site import InputSite, SideSite
@@ -17,12 +20,17 @@ from deltatune.core.task import TRUNK, Batch, inputs_of
 from deltatune.engine.anatomy import Anatomy
 from deltatune.engine.blocks import Stack, under, walk
 from deltatune.engine.compose import names
+from deltatune.engine.fingerprint import exact_hash
 from deltatune.engine.handle import Handle
 from deltatune.engine.roster import Roster
 from deltatune.engine.sockets import Socket, release, socket
 from deltatune.engine.sublayer import first
 
 MASK = "attention_mask"
+CODE = 1
+"""Goes up when what leaves a trunk is computed or cut in another way: what older code kept is not used then."""
+LABELLING = ("_name_or_path", "id2label", "label2id", "problem_type", "num_labels", "transformers_version")
+"""Of a model's config: where it came from and what its head says, which nothing below follows from."""
 
 
 class Unkept(Exception):
@@ -126,18 +134,53 @@ class Trunk:
         return sum(row.numel() * row.element_size() for row in self.rows)
 
     @torch.no_grad()
-    def keep(self, batch: Batch) -> list[int]:
-        """Runs the trunk for a batch and keeps its rows; their numbers. Raises `Unkept` for a model without a trunk."""
-        recording = Recording(whole=not self.rows)
+    def run(self, batch: Batch) -> list[Tensor]:
+        """What leaves the trunk for the rows of a batch, their real tokens, on the CPU.
+
+        The first time the whole model runs; raises `Unkept` for a model without a trunk.
+        """
+        recording = Recording(whole=not self.rest)
         with self._passing(recording), suppress(Reached):
             self.model(**inputs_of(batch))
         if recording.hidden is None:
             raise Unkept("its blocks did not run")
         self.rest = recording.rest
+        return _unpadded(recording.hidden, batch.get(MASK))
+
+    def add(self, rows: Sequence[Tensor]) -> list[int]:
+        """Keeps rows; their numbers. Raises `Unkept` where they differ in more than their number of tokens."""
         start = len(self.rows)
-        self.rows += _unpadded(recording.hidden, batch.get(MASK))
-        self._check_sizes()
+        self.rows += rows
+        if any(row.shape[1:] != self.rows[0].shape[1:] for row in rows):
+            raise Unkept("its rows differ in width")
         return list(range(start, len(self.rows)))
+
+    def keep(self, batch: Batch) -> list[int]:
+        """Runs the trunk for a batch and keeps its rows; their numbers."""
+        return self.add(self.run(batch))
+
+    def identity(self) -> str:
+        """sha256 (hex) of everything that what leaves the trunk follows from, but for the rows: the frozen weights,
+        the network around them, where and by which libraries it runs.
+        """
+        own = set(self.roster.frozen)
+        for name in self.above:
+            own -= set(self.roster.adapters[name].saved)  # heads may start at random
+        config = getattr(self.model, "config", None)
+        facts = {
+            "code": CODE,
+            "versions": [torch.__version__, transformers.__version__],
+            "model": type(self.model).__name__,
+            "config": config.to_diff_dict() if config is not None else {},
+            "attention": getattr(config, "_attn_implementation", None),
+            "blocks": self.blocks,
+            "device": next(self.model.parameters()).device.type,
+            "processor": torch.backends.cpu.get_cpu_capability(),
+            "weights": exact_hash(self.model, own),
+        }
+        for word in LABELLING:
+            facts["config"].pop(word, None)
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
     @contextmanager
     def replaying(self, batch: Batch) -> Iterator[None]:
@@ -168,11 +211,6 @@ class Trunk:
             yield
         finally:
             del self.roster.frame[TRUNK]
-
-    def _check_sizes(self) -> None:
-        """Rows without a mask over their tokens must be of one size: nobody would know where they end."""
-        if len({row.shape[1:] for row in self.rows}) > 1:
-            raise Unkept("its rows differ in width")
 
 
 def trunk_of(handle: Handle) -> tuple[str, ...]:
