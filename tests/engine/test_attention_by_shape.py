@@ -7,6 +7,7 @@ import deltatune
 from contract.cases import disturb, model_of, outputs
 from deltatune.engine import attention_by_shape
 from deltatune.engine.attention_by_shape import BY_SHAPE, plain, prefers_plain
+from deltatune.engine.attention_switch import switch_attention
 from models import inputs
 
 
@@ -60,7 +61,7 @@ def test_plain_products_are_the_fused_kernel_with_masks_groups_windows_and_biase
     results = []
     for attention in ("sdpa", BY_SHAPE):
         model = model_of(family).double()
-        model.set_attn_implementation(attention)
+        switch_attention(model, attention)
         batch = {
             name: t.double() if t.is_floating_point() else t
             for name, t in inputs(model).items()

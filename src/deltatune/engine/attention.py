@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from deltatune.core.errors import AdapterError
 from deltatune.core.site import AttentionSite, KeyValueAdapter
 from deltatune.engine.attention_by_shape import BY_SHAPE
+from deltatune.engine.attention_switch import switch_attention
 from deltatune.engine.compose import Average, Rows, Stack, expand_rows, names
 from deltatune.engine.positions import plug_positions
 from deltatune.engine.roster import Roster
@@ -142,9 +143,8 @@ def _register(model: Any, roster: Roster) -> None:
 
     def put(chosen: str) -> None:
         """Into all parts but those of another kind, or without any attention (the convolutions in front of DETR)."""
-        model.set_attn_implementation(
-            {"": chosen, **{key: chosen if own == before else own for key, own in parts.items()}} if mixed else chosen
-        )
+        apart = {"": chosen, **{key: chosen if own == before else own for key, own in parts.items()}}
+        switch_attention(model, apart if mixed else chosen)
 
     put(ours)
     roster.undo.append(partial(put, before))

@@ -17,6 +17,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import create_position_bias_mask, repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from deltatune.engine.attention_switch import switch_attention
+
 BY_SHAPE = "by_shape"
 """Name in the attention registry of `transformers`."""
 LONGEST = {torch.float32: 128, torch.bfloat16: 512}
@@ -26,7 +28,7 @@ LONGEST = {torch.float32: 128, torch.bfloat16: 512}
 def choose_attention(model: Any) -> None:
     """Replaces the fused attention of a model by the choice; any other attention that was asked for stays."""
     if getattr(getattr(model, "config", None), "_attn_implementation", None) == "sdpa" and _wide():
-        model.set_attn_implementation(BY_SHAPE)
+        switch_attention(model, BY_SHAPE)
 
 
 def prefers_plain(device: str, dtype: torch.dtype, keys: int, wide: bool) -> bool:
