@@ -18,6 +18,7 @@ _PLACES = {
     "deltatune.api": (
         "Adapter",
         "Average",
+        "Rehearsal",
         "Rows",
         "Run",
         "Stack",
@@ -34,6 +35,7 @@ _PLACES = {
         "method",
         "predict",
         "prepare",
+        "rehearse",
         "train_config",
     ),
     "deltatune.core.errors": ("DeltatuneError",),

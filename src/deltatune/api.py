@@ -25,13 +25,16 @@ from deltatune.engine.stored import attach_file
 from deltatune.evaluate import pictures
 from deltatune.evaluate.answer import answers
 from deltatune.evaluate.score import score
-from deltatune.finetuning import Run, check_config, finetune, train_config
+from deltatune.finetuning import Run, finetune, train_config
 from deltatune.many import finetune_many
+from deltatune.rehearsal.rehearse import Rehearsal, rehearse
+from deltatune.rehearsal.rows import check_config
 from deltatune.store import adapter as folders
 
 __all__ = [
     "Adapter",
     "Average",
+    "Rehearsal",
     "Rows",
     "Run",
     "Stack",
@@ -48,6 +51,7 @@ __all__ = [
     "method",
     "predict",
     "prepare",
+    "rehearse",
     "train_config",
 ]
 

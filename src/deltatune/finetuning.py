@@ -16,7 +16,7 @@ from torch import nn
 from deltatune.adapters import Adapter
 from deltatune.core import registry
 from deltatune.core.config import RunSettings, override, read_yaml
-from deltatune.core.errors import DeltatuneError, SettingsError
+from deltatune.core.errors import DeltatuneError
 from deltatune.core.method import Method
 from deltatune.core.task import SOURCES, Example, Task
 from deltatune.data.load import Splits
@@ -69,41 +69,6 @@ def train_config(
     """
     values = override(read_yaml(Path(path)), overrides or {})
     return _run(RunSettings.parse(values, ""), resume=resume, allowed=allow_change, quiet=quiet)
-
-
-def check_config(path: str | Path, overrides: Mapping[str, str] | None = None, *, show_mask: int = 0) -> dict[str, Any]:
-    """Reads, checks, splits and encodes the rows of a YAML file as a training would, and trains nothing.
-
-    `rows` and `truncated` count every part, `accounts` says where every row went, `rejected` lists those that are bad,
-    `noted` those that are good and not used, not used whole or near a training row, and `shown` has the first
-    `show_mask` training rows in pieces of text that the loss counts or not. Raises what a training would raise.
-    """
-    settings = RunSettings.parse(override(read_yaml(Path(path)), overrides or {}), "")
-    registry.method(settings.method)
-    splits = load_splits(settings.data, registry.task(settings.task), Path.cwd())
-    task = splits.task
-    processor = task.load(settings.model).processor
-    splits, examples = usable(splits, processor, settings.data.max_rejected)
-    shown = [(splits.places[id(row)], task.shown(row, processor)) for row in splits.train[:show_mask]]
-    if shown and not any(pieces for _, pieces in shown):
-        raise SettingsError(f"{task.type} reads no text of which the loss counts a part", hint="leave show_mask out")
-    return {
-        "task": task.type,
-        "rows": {name: len(rows) for name, rows in splits.parts.items()},
-        "rejected": [row.as_json() for row in splits.rejected],
-        "accounts": splits.accounts.as_json(),
-        "noted": [note.as_json() for note in splits.notes],
-        "truncated": {name: task.truncated(found) for name, found in examples.items()},
-        "near_duplicates": splits.near,
-        "shown": [
-            {
-                "file": place.file,
-                "line": place.line,
-                "pieces": [{"text": text, "learned": learned} for text, learned in pieces],
-            }
-            for place, pieces in shown
-        ],
-    }
 
 
 def finetune(

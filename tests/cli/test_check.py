@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import deltatune
 from deltatune.cli.main import build
-from deltatune.core.errors import DataError, SettingsError
+from deltatune.core.errors import DataError, GateError, SettingsError
 from talk import folder
 from words import csv_file, model_folder, reviews
 
@@ -35,7 +35,7 @@ def place(tmp_path_factory):
 def call(place, monkeypatch, *words):
     """What the command prints, and what it raises."""
     monkeypatch.chdir(place)
-    found = CliRunner().invoke(build(), ["check", "run.yaml", *words])
+    found = CliRunner().invoke(build(), ["check", "run.yaml", "--data-only", *words])
     if found.exception is not None:
         raise found.exception
     return found.stdout, found.stderr
@@ -96,3 +96,48 @@ def test_a_task_without_a_mask_says_so(tmp_path, monkeypatch):
 def test_it_is_part_of_the_public_api(place, monkeypatch):
     monkeypatch.chdir(place)
     assert deltatune.check_config("run.yaml")["shown"] == []
+
+
+# -- the rehearsal
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("small")
+    model_folder(path / "model", spread=0.2)
+    csv_file(path / "reviews.csv", reviews(200))
+    config = {"task": "text-classification", "model": "model", "data": {"train": "reviews.csv"}, "output_dir": "run"}
+    (path / "run.yaml").write_text(yaml.safe_dump({**config, "method": {"type": "lora", "r": 4}}))
+    return path
+
+
+def rehearsed(place, monkeypatch, *words):
+    """Exit of the command and what it prints."""
+    monkeypatch.chdir(place)
+    return CliRunner().invoke(build(), ["check", "run.yaml", "--budget", "5", *words])
+
+
+def test_a_rehearsal_prints_its_lines_draws_the_rates_and_leaves_the_run_folder_alone(small, monkeypatch):
+    found = rehearsed(small, monkeypatch)
+    assert found.exit_code == 0
+    assert "kill and resume" in found.stdout and "equal to the bit" in found.stdout and " pass" in found.stdout
+    assert (small / "run.rates.png").read_bytes().startswith(b"\x89PNG") and not (small / "run").exists()
+
+
+def test_a_line_that_fails_ends_it_with_exit_code_3_unless_it_is_accepted(small, monkeypatch):
+    rate = ("--training.learning_rate", "1e-9", "--plot", str(small / "low.png"))
+    found = rehearsed(small, monkeypatch, "--json", *rate)
+    assert isinstance(found.exception, GateError) and found.exception.exit_code == 3
+    report = json.loads(found.stdout)
+    assert not report["passed"] and report["task"] == "text-classification" and report["seconds"] > 0
+    line = next(line for line in report["lines"] if line["status"] == "fail")
+    assert (
+        line["name"] == "learning rate" and "learning_rate" in line["fix"] and line["details"]["learning_rate"] == 1e-9
+    )
+    found = rehearsed(small, monkeypatch, "--accept", "learning rate", *rate)
+    assert found.exit_code == 0 and "warn" in found.stdout
+
+
+def test_a_line_that_does_not_exist_cannot_be_accepted(small, monkeypatch):
+    found = rehearsed(small, monkeypatch, "--accept", "learning rat")
+    assert isinstance(found.exception, SettingsError) and "learning rate" in str(found.exception)

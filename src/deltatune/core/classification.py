@@ -9,6 +9,7 @@ import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -162,7 +163,15 @@ class Classification(Task):
             return marks(value, self.labels)
         return self.labels.index(names(value)[0])
 
+    def class_of(self, row: Row) -> str | None:
+        """The class, where there is one per row."""
+        return names(row["label"])[0] if self.problem == "single" and "label" in row else None
+
     # -- learning
+
+    def unread(self, output: Any) -> Any:
+        """All classes alike, or the mean of the numbers."""
+        return SimpleNamespace(logits=torch.zeros_like(output.logits))
 
     def loss(self, output: Any, batch: Batch) -> Tensor:
         """Mean over the rows of the batch, in float32."""

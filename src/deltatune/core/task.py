@@ -12,9 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from deltatune.core.config import Settings
@@ -102,6 +104,8 @@ class Task(Settings, ABC):
     """`task_type` of the adapter file."""
     trains_head: ClassVar[bool] = True
     """The model's head is trained whole with every method; false where it is the vocabulary of the base."""
+    begin_with: ClassVar[str] = ""
+    """Hub name of a small pretrained model to begin with; empty where there is none for every kind of row."""
     resamples: ClassVar[int] = 1000
     """Draws of the bootstrap behind the interval of the main metric; fewer where `score` is slow."""
 
@@ -169,6 +173,10 @@ class Task(Settings, ABC):
         """A row without its answer, as it is when it comes to be predicted."""
         return {word: value for word, value in row.items() if word != self.label}
 
+    def class_of(self, row: Row) -> str | None:
+        """The one class a row with its answer is of, once fitted; None where answers are anything else."""
+        return None
+
     def sketch(self, row: Row) -> Collection[Hashable]:
         """Features of the input; two rows that share nearly all of them are near-duplicates."""
         words = " ".join(str(row.get(word) or "") for word in self.key).casefold().split()
@@ -216,6 +224,10 @@ class Task(Settings, ABC):
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> Tensor:
         """Sum of the losses over the batch divided by `weight(batch)`: a scalar in float32."""
+
+    def unread(self, output: Any) -> Any:
+        """The output as of a model that finds every answer equally likely; None where the loss is not about that."""
+        return None if self.predicts in ("values", "sets") else SimpleNamespace(logits=torch.zeros_like(output.logits))
 
     @abstractmethod
     def weight(self, batch: Batch) -> int:
