@@ -71,6 +71,7 @@ class Chat(Task):
 
     type: ClassVar[str] = "chat"
     title: ClassVar[str] = "Answers of a language model (instruction tuning)"
+    begin_with: ClassVar[str] = "HuggingFaceTB/SmolLM2-135M-Instruct"
     columns: ClassVar[Mapping[str, Column]] = {
         "prompt": Column(("prompt",), required=False),
         "completion": Column(("completion",), required=False),

@@ -33,6 +33,7 @@ class ImageClassification(Classification):
 
     type: ClassVar[str] = "image-classification"
     title: ClassVar[str] = "Image classification and regression, medical images too"
+    begin_with: ClassVar[str] = "facebook/dinov2-small"
     columns: ClassVar[Mapping[str, Column]] = {
         "path": Column(("path", "image", "image_path", "file", "file_name", "filename", "filepath"), path=True),
         "label": Column(("label", "labels", "class", "category", "target", "diagnosis", "findings")),

@@ -47,6 +47,7 @@ class ObjectDetection(Task):
 
     type: ClassVar[str] = "object-detection"
     title: ClassVar[str] = "Objects in images, as boxes with classes"
+    begin_with: ClassVar[str] = "facebook/dinov2-small"
     columns: ClassVar[Mapping[str, Column]] = {
         "path": Column(("path", "image", "file", "file_name", "filename", "image_path"), path=True),
         "boxes": Column(("boxes", "objects", "annotations", "label")),

@@ -46,6 +46,7 @@ class SpeechRecognition(Task):
 
     type: ClassVar[str] = "speech-recognition"
     title: ClassVar[str] = "Speech to text"
+    begin_with: ClassVar[str] = "openai/whisper-tiny.en"
     columns: ClassVar[Mapping[str, Column]] = {
         "path": Column(("path", "audio", "file", "file_name", "filename", "audio_path", "wav"), path=True),
         "text": Column(("text", "sentence", "transcript", "transcription", "normalized_text", "label")),

@@ -26,6 +26,7 @@ class TextClassification(Classification):
 
     type: ClassVar[str] = "text-classification"
     title: ClassVar[str] = "Text classification and regression"
+    begin_with: ClassVar[str] = "sentence-transformers/all-MiniLM-L6-v2"
     columns: ClassVar[Mapping[str, Column]] = {
         "text": Column(
             ("text", "sentence", "sentence1", "review", "content", "tweet", "comment", "question", "premise")

@@ -42,6 +42,7 @@ class TokenClassification(Task):
 
     type: ClassVar[str] = "token-classification"
     title: ClassVar[str] = "Named entities and other spans in texts"
+    begin_with: ClassVar[str] = "sentence-transformers/all-MiniLM-L6-v2"
     columns: ClassVar[Mapping[str, Column]] = {
         "text": Column(("text", "sentence", "content"), required=False),
         "tokens": Column(("tokens", "words"), required=False),

@@ -33,6 +33,7 @@ class Translation(Task):
 
     type: ClassVar[str] = "translation"
     title: ClassVar[str] = "Translation and other texts from texts"
+    begin_with: ClassVar[str] = "google/flan-t5-small"
     columns: ClassVar[Mapping[str, Column]] = {
         "source": Column(("source", "src", "input", "text", "document", "article", "question")),
         "target": Column(("target", "tgt", "output", "translation", "summary", "highlights", "answer", "label")),
