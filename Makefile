@@ -5,6 +5,7 @@
 # make examples every example config whose inputs have been made, minutes each
 # make torture  the long tests of reliability: hundreds of kills, every byte of a checkpoint
 # make bench    the benchmarks that need no GPU
+# make lock     the hashes of what constraints.txt names, after a change there
 # make gpu      the tests that need a GPU, with the machine's own python3
 
 PYTHON ?= python3
@@ -13,16 +14,14 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test check lint types tests demo-models examples torture bench gpu clean
+.PHONY: help demo test check lint types tests demo-models examples torture bench lock gpu clean
 help:
 	@sed -n 's/^# //p' Makefile
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(wildcard lock/*)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "deltatune needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,report,text,vision,audio,chem]'
+	$(BIN)/python lock/install.py
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -56,6 +55,9 @@ bench: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/load.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trunk.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step.py --rounds 3 --methods lora dora ia3 loha lokr
+
+lock: $(STAMP)
+	$(BIN)/python lock/make.py
 
 gpu:
 	PYTHONPATH=src $(PYTHON) -m pytest -m gpu -p no:cacheprovider tests

@@ -1,6 +1,7 @@
 """What is handed out: the files of the wheel, what it depends on, and that importing it reaches for no network."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -103,3 +104,23 @@ print(len(names), "modules")
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.split()[-2]) > 200
     assert "process" not in done.stdout
+
+
+def test_the_lock_has_the_versions_of_the_constraints_and_a_hash_for_every_file():
+    pinned = {name.lower().replace("_", "-"): version for name, version in pins("constraints.txt")}
+    for file in ("wheels", "source", "torch"):
+        text = (ROOT / "lock" / f"{file}.txt").read_text()
+        assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}$", text, re.MULTILINE)) == text.count("--hash")
+        assert all("--hash" in entry for entry in re.split(r"\n(?=\w)", text)), file
+    locked = {
+        name.lower().replace("_", "-"): version
+        for file in ("wheels", "source", "torch")
+        for name, version in pins(f"lock/{file}.txt")
+    }
+    assert locked.items() >= pinned.items()
+    assert {"pip", "setuptools", "hatchling", "editables"} <= locked.keys()
+
+
+def pins(path: str) -> list[tuple[str, str]]:
+    """Names and versions of a requirements file."""
+    return re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / path).read_text(), re.MULTILINE)
