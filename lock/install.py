@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = "dev,report,text,vision,audio,chem"
@@ -32,8 +33,10 @@ def main() -> None:
     if locked():
         exact = ("install", "--quiet", "--require-hashes", "--no-deps")
         pip(*exact, "--only-binary", ":all:", "-r", "lock/wheels.txt")
-        pip(*exact, "--only-binary", ":all:", "-r", "lock/torch.txt")
         pip(*exact, "--no-build-isolation", "-r", "lock/source.txt")
+        with TemporaryDirectory() as place:  # of builds with equal rights pip would take that of the index
+            pip("download", "--quiet", "--no-deps", "--dest", place, "-c", "constraints.txt", "torch")
+            pip(*exact, "--no-index", "--find-links", place, "-r", "lock/torch.txt")
         pip("install", "--quiet", "-c", "constraints.txt", "torch")  # the libraries of a build with CUDA
         pip("install", "--quiet", "--no-deps", "--no-build-isolation", "-e", ".")
     else:
