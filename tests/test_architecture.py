@@ -19,7 +19,7 @@ GROUPS = [
     {"models"},
     {"methods", "tasks"},
     {"engine", "store", "data"},
-    {"train", "evaluate", "advise"},
+    {"train", "evaluate", "advise", "report"},
     {"deploy", "serve"},
     {"adapters"},
     {"ground"},
