@@ -25,9 +25,10 @@ from deltatune.data.usable import usable
 from deltatune.engine.fingerprint import exact_hash
 from deltatune.engine.precision import base_dtype
 from deltatune.evaluate.answer import Answered, answers
-from deltatune.evaluate.curves import draw
 from deltatune.evaluate.score import measured
 from deltatune.ground import Ground, attached
+from deltatune.report import curves
+from deltatune.report.run import write as write_report
 from deltatune.store import adapter as folders
 from deltatune.store.run import RunFolder, writing
 from deltatune.train.loop import Job, Trained, check, train
@@ -260,6 +261,8 @@ class Running:
         results["base"] = {"sha256_before": self.hash_before, "sha256_after": hash_after}
         self.folder.write_results(results)
         _draw(self.folder, self.settings.training.metric_for_best_model or task.metric, task)
+        if not self.trial:
+            _report(self.folder, self.ground.splits)
         return Run(self.folder.path, results)
 
 
@@ -323,6 +326,15 @@ def completed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _draw(folder: RunFolder, metric: str, task: Task) -> None:
     try:
-        draw(folder.metrics, folder.curves, metric, lower_is_better=metric in task.lower_is_better)
+        lines = curves.read(folder.metrics)
+        curves.draw(lines, folder.curves, metric, lower_is_better=metric in task.lower_is_better)
     except ModuleNotFoundError:
         logger.warning("no curves.png: matplotlib is missing (pip install 'deltatune[report]')")
+
+
+def _report(folder: RunFolder, splits: Splits) -> None:
+    """The page about a run; without it the run is what it is."""
+    try:
+        write_report(folder, splits)
+    except Exception as error:  # rows and libraries of others: whatever it is, adapter and results are written
+        logger.warning("no report.html: %s: %s", type(error).__name__, error)

@@ -31,19 +31,6 @@ def table(
     Console().print(shown)
 
 
-def size(count: float) -> str:
-    """Bytes for people.
-
-    >>> size(1234567)
-    '1.2 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
-
-
 def measured(metrics: Mapping[str, Any], name: str) -> str:
     """A metric with its interval.
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from deltatune.cli import show
+from deltatune.core.amounts import size
 from deltatune.core.errors import SettingsError
 
 
@@ -79,9 +80,9 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
             ("before training", show.measured(results["before"], metric)),
             (f"{baseline['name']}", f"{baseline[metric]:.4f}"),
             ("trained parameters", f"{results['trainable_parameters']:,} ({share:.2%})"),
-            ("adapter", show.size(results["adapter_bytes"])),
+            ("adapter", size(results["adapter_bytes"])),
             ("training", f"{train['seconds']:.0f} s, {train['steps']} steps, best at {train['best_step']}"),
-            ("peak memory", show.size(train["peak_memory_bytes"])),
+            ("peak memory", size(train["peak_memory_bytes"])),
             ("base unchanged", "yes, hash equal before and after"),
         ],
     )

@@ -217,6 +217,28 @@ class Classification(Task):
             for row in logits.softmax(-1).tolist()
         ]
 
+    def merit(self, answer: Mapping[str, Any], row: Row) -> float:
+        """1 for the right class and 0 for another, the share of known labels that are right, or minus the error."""
+        if self.problem == "regression":
+            return -abs(float(answer["value"]) - (number(row["label"]) or 0.0))
+        if self.problem == "single":
+            return float(answer["label"] == names(row["label"])[0])
+        truth = dict(zip(self.label_names, marks(row["label"], self.label_names), strict=True))
+        right = [(mark == 1) == (name in answer["labels"]) for name, mark in truth.items() if not math.isnan(mark)]
+        return sum(right) / max(1, len(right))
+
+    def certainty(self, answer: Mapping[str, Any]) -> float | None:
+        """The chance of the class, or of the label that is least sure; none for numbers."""
+        if self.problem == "multi-label":
+            return min((max(chance, 1 - chance) for chance in answer["probabilities"].values()), default=None)
+        return super().certainty(answer)
+
+    def wanted(self, row: Row) -> Any:
+        """The label by the names of the classes."""
+        if self.problem == "multi-label":
+            return names(row["label"])
+        return number(row["label"]) if self.problem == "regression" else names(row["label"])[0]
+
     # -- scores
 
     def score(self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:

@@ -39,6 +39,21 @@ def sentence(row: Row) -> Sentence:
     return Sentence(text, words, sorted(Span(firsts[s["start"]], lasts[s["end"]], s["label"]) for s in given))
 
 
+def pieces(own: Sentence, spans: Sequence[Span]) -> list[tuple[str, str | None]]:
+    """The text cut at the edges of spans that do not overlap, each piece with its type.
+
+    >>> pieces(Sentence("in Rome", [(0, 2), (3, 7)], []), [Span(1, 2, "LOC")])
+    [('in ', None), ('Rome', 'LOC')]
+    """
+    found: list[tuple[str, str | None]] = []
+    behind = 0
+    for span in sorted(spans):
+        start, end = own.words[span.first][0], own.words[span.last - 1][1]
+        found += [(own.text[behind:start], None), (own.text[start:end], span.type)]
+        behind = end
+    return [piece for piece in (*found, (own.text[behind:], None)) if piece[0]]
+
+
 def is_tokens(row: Row) -> bool:
     """Whether the row is read by its tokens; one that has a text too is read by what its labels are about."""
     if row.get("tokens") is None or row.get("text") is None:

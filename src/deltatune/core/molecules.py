@@ -84,6 +84,11 @@ def rewritten(text: str, seed: int) -> str:
     return str(_chem().MolToRandomSmilesVect(_molecule(text), 1, randomSeed=seed)[0])
 
 
+def picture(text: str, side: int = 300) -> Any:
+    """A Pillow image of a molecule's formula."""
+    return extra("rdkit.Chem.Draw", "chem").MolToImage(_molecule(text), size=(side, side))
+
+
 # -- rdkit
 
 

@@ -245,6 +245,34 @@ class Task(Settings, ABC):
         """A Pillow image of an answer on its input, for tasks whose answers are places in images."""
         return None
 
+    def picture(self, row: Row) -> Any:
+        """A Pillow image of the input, for tasks whose input can be looked at."""
+        return None
+
+    def plot(self, axes: Any, answer: Mapping[str, Any], row: Row) -> bool:
+        """Draws an answer with its input on axes of matplotlib, for tasks that have curves; whether anything was."""
+        return False
+
+    def marked(self, answer: Mapping[str, Any] | None, row: Row) -> Sequence[tuple[str, str | None]]:
+        """The text of a row in pieces with the label of each, as answered or, for None, as wanted; empty where the
+        answers are no pieces of a text.
+        """
+        return ()
+
+    def wanted(self, row: Row) -> Any:
+        """What the answer should have been; None where a row does not say."""
+        return row.get(self.label) if self.label else None
+
+    def merit(self, answer: Mapping[str, Any], row: Row) -> float:
+        """How good one answer is: more is better, only the order among the answers of a task counts."""
+        value = float(self.score([answer], [row])[self.metric])
+        return -value if self.metric in self.lower_is_better else value
+
+    def certainty(self, answer: Mapping[str, Any]) -> float | None:
+        """The chance that the model itself gives its answer, from 0 to 1; None where it gives none."""
+        score = answer.get("score")
+        return float(score) if isinstance(score, int | float) else None
+
     @abstractmethod
     def score(self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:
         """Metrics of answers against rows; plain numbers, and lists for tables (`confusion`)."""

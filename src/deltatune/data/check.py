@@ -122,13 +122,18 @@ def key(row: Row, task: Task) -> Hashable:
 
 def summary(rejected: Sequence[Rejected], read: int) -> str:
     """Counts by reason, with the first five places."""
-    counts = Counter(_kind(r.reason) for r in rejected)
+    counts = Counter(kind(r.reason) for r in rejected)
     reasons = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
     first = "; ".join(f"{r.file}:{r.line}: {r.reason}" for r in rejected[:5])
     return f"{len(rejected)} of {read} rows rejected ({reasons}); {first}"
 
 
-def _kind(reason: str) -> str:
+def kind(reason: str) -> str:
+    """A reason without the values in it.
+
+    >>> kind("label is unknown ('goood')"), kind("same input as line 3")
+    ('label is unknown', 'same input')
+    """
     if reason.startswith("same input"):
         return "same input with another label" if reason.endswith("another label") else "same input"
     return reason.partition(" (")[0].partition(":")[0]

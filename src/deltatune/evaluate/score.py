@@ -1,20 +1,15 @@
 """Score: the metrics of a task on held-out rows, with a 95 % interval for the main one."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from deltatune.core.interval import PROPORTIONS, wilson
 from deltatune.core.task import Example, Row, Task
 from deltatune.data.tasks import name_of
 from deltatune.evaluate.answer import Answered, answers
-
-Z = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
-PROPORTIONS = ("accuracy", "subset_accuracy")
-"""Metrics that are a share of rows, for which an exact formula exists."""
 
 
 def score(
@@ -66,15 +61,3 @@ def interval_of(
             values.append(drawn[task.metric])
     low, high = np.quantile(values, [0.025, 0.975]).tolist()
     return [low, high]
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share among `count` rows (Wilson 1927).
-
-    >>> [round(bound, 3) for bound in wilson(0.8, 100)]
-    [0.711, 0.867]
-    """
-    centre = share + Z**2 / (2 * count)
-    spread = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    scale = 1 + Z**2 / count
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)

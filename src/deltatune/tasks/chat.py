@@ -287,6 +287,10 @@ class Chat(Task):
             for number, (nll, count, right) in enumerate(sums)
         ]
 
+    def wanted(self, row: Row) -> Any:
+        """The last answer."""
+        return answer_of(row)
+
     # -- scores
 
     def score(self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:

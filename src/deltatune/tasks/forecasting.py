@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from transformers import AutoConfig, PatchTSTForPrediction, TimesFm2_5ModelForPrediction
 
-from deltatune.core import forecast_baselines, sample_paths, series
+from deltatune.core import forecast_baselines, forecast_plot, sample_paths, series
 from deltatune.core.codes import codes_of, texts_in
 from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.forecast_scores import forecast_scores, seasonal_changes, step
@@ -376,6 +376,14 @@ class Forecasting(Task):
             about = {"times": [series.written(time, self.clock) for time in times], "series": name}
             answers.append({**forecast_baselines.answered(one, self.quantiles), **about})
         return answers
+
+    def wanted(self, row: Row) -> Any:
+        """The values as they came."""
+        return row.get("future")
+
+    def plot(self, axes: Any, answer: Mapping[str, Any], row: Row) -> bool:
+        """The series up to the forecast, the forecast, and what came."""
+        return forecast_plot.drawn(axes, answer, row)
 
     # -- scores
 

@@ -17,11 +17,12 @@ from pydantic import Field, model_validator
 from transformers import AutoModelForImageClassification
 
 from deltatune.core.classification import Classification
+from deltatune.core.extras import extra
 from deltatune.core.image_augmentation import ImageAugmentation, augmented
 from deltatune.core.image_glance import glance, why_not
 from deltatune.core.image_network import take
 from deltatune.core.image_processor import ImageProcessor
-from deltatune.core.images import Window, each_image, room
+from deltatune.core.images import Window, each_image, read_image, room
 from deltatune.core.linear_baseline import chosen, linear
 from deltatune.core.mixing import blended, blended_labels
 from deltatune.core.pretrained import pretrained
@@ -114,6 +115,10 @@ class ImageClassification(Classification):
         return batch
 
     # -- scores
+
+    def picture(self, row: Row) -> Any:
+        """The image as it is read."""
+        return extra("PIL.Image", "vision").fromarray(read_image(row["path"], self.window))
 
     def baselines(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         """A linear model on the pixels of images of 16 x 16."""

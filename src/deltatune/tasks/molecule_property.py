@@ -130,6 +130,10 @@ class MoleculeProperty(Classification):
                 )
         return found
 
+    def picture(self, row: Row) -> Any:
+        """The formula of a small molecule."""
+        return molecules.picture(row["smiles"]) if self.notation == "smiles" else None
+
     # -- model
 
     def load(self, model: str, dtype: Any = None) -> Loaded:

@@ -234,14 +234,27 @@ class ObjectDetection(Task):
         ]
 
     def draw(self, answer: Mapping[str, Any], row: Row) -> Any:
-        """The image with the boxes of an answer."""
-        return boxes_on(read_image(row["path"]), answer["boxes"], self.label_names)
+        """The image with the boxes of an answer that are sure enough."""
+        return boxes_on(read_image(row["path"]), self._sure(answer), self.label_names)
+
+    def _sure(self, answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        return [entry for entry in answer["boxes"] if entry.get("score", 1.0) >= self.threshold]
+
+    def wanted(self, row: Row) -> Any:
+        """Boxes with their classes."""
+        return [{**entry, "label": label_of(entry)} for entry in row["boxes"]]
+
+    def merit(self, answer: Mapping[str, Any], row: Row) -> float:
+        """Average precision on one image; without objects 1 where none is found and else 0."""
+        if not any(True for _ in box_labels.learned(row["boxes"])):
+            return float(not self._sure(answer))
+        return super().merit(answer, row)
 
     # -- scores
 
     def score(self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:
         """Average precision as COCO defines it."""
-        wanted = [[{**entry, "label": label_of(entry)} for entry in row["boxes"]] for row in rows]
+        wanted = [self.wanted(row) for row in rows]
         return detection_scores([answer["boxes"] for answer in answers], wanted, self.label_names)
 
     def baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.linear_baseline import chosen, linear
 from deltatune.core.point_augmentation import PointAugmentation, augmented
 from deltatune.core.point_cloud import PointProcessor
-from deltatune.core.point_files import LEAST_POINTS
+from deltatune.core.point_files import LEAST_POINTS, read_points
 from deltatune.core.point_glance import COARSE, point_glance
 from deltatune.core.pretrained import pretrained, processor_of
 from deltatune.core.task import Batch, Column, Example, Loaded, Row
@@ -112,6 +112,14 @@ class PointCloudClassification(Classification):
         return batch
 
     # -- scores
+
+    def plot(self, axes: Any, answer: Mapping[str, Any], row: Row) -> bool:
+        """The points from the front, the nearer the darker."""
+        points_NC = read_points(row["path"])
+        axes.scatter(points_NC[:, 0], points_NC[:, 1], c=points_NC[:, 2], s=4, cmap="cividis", linewidths=0)
+        axes.set_aspect("equal")
+        axes.set_axis_off()
+        return True
 
     def baselines(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         """A linear model on how many points are in every cell of a grid."""

@@ -252,6 +252,14 @@ class Recommendation(Task):
         before = None if self.again else had_S[had_S != wanted]
         return int((output.ranked(logits_V, before) >= logits_V[wanted]).sum())
 
+    def wanted(self, row: Row) -> Any:
+        """The last item."""
+        return row["items"][-1]
+
+    def certainty(self, answer: Mapping[str, Any]) -> float | None:
+        """Its recommendations are for the time behind the wanted item: their chances say nothing about it."""
+        return None
+
     # -- scores
 
     def score(self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:

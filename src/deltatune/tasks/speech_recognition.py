@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from deltatune.core.audio import content_of, seconds_of, why_not
+from deltatune.core.audio import content_of, envelope, read_audio, seconds_of, why_not
 from deltatune.core.audio_augmentation import AudioAugmentation, variation
 from deltatune.core.ctc import ctc_losses
 from deltatune.core.ctc_recogniser import BLANK, FRAMES, SPELLERS, TEXTS, Vocabulary, load_ctc, say_by_frames
@@ -39,6 +39,8 @@ TOKENS_PER_SECOND = 15
 """The fastest speech in any usual tokenizer; an answer longer than that goes round in circles."""
 MOST_COMPARED = 4000
 """Training clips that the nearest one is looked for among."""
+DRAWN_RATE = 8000
+"""Samples per second of a waveform that is drawn."""
 
 
 class SpeechRecognition(Task):
@@ -208,6 +210,13 @@ class SpeechRecognition(Task):
         if said.finished is None:
             return [{"text": text} for text in said.texts]
         return [{"text": text, "finished": end} for text, end in zip(said.texts, said.finished, strict=True)]
+
+    def plot(self, axes: Any, answer: Mapping[str, Any], row: Row) -> bool:
+        """The waveform: the lowest and the highest value of every stretch."""
+        seconds, low, high = envelope(read_audio(row["path"], DRAWN_RATE), DRAWN_RATE)
+        axes.fill_between(seconds, low, high, color="C0", lw=0.4)
+        axes.set(xlabel="seconds", yticks=[])
+        return True
 
     # -- scores
 

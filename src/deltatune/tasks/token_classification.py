@@ -23,7 +23,7 @@ from transformers import AutoModelForTokenClassification
 
 from deltatune.core import tags, tokens
 from deltatune.core.division import by_group
-from deltatune.core.entities import Sentence, groups_of, is_tokens, problem, sentence, shape
+from deltatune.core.entities import Sentence, groups_of, is_tokens, pieces, problem, sentence, shape
 from deltatune.core.errors import DataError, SettingsError, did_you_mean
 from deltatune.core.label_loss import IGNORED, single
 from deltatune.core.pretrained import named_classes, pretrained
@@ -250,6 +250,21 @@ class TokenClassification(Task):
             score = sum(chances[place] for place in places[first:last]) / (last - first)
             spans.append({**_entry(span), "start": start, "end": end, "text": text[start:end], "score": score})
         return {"spans": spans, "tags": tags.tags_of(map(_span, spans), len(words), self.tagging)}
+
+    def marked(self, answer: Mapping[str, Any] | None, row: Row) -> Sequence[tuple[str, str | None]]:
+        """The text with its entities."""
+        own = sentence(row)
+        spans = own.spans if answer is None else [_span(entry) for entry in answer["spans"]]
+        return pieces(own, spans)
+
+    def merit(self, answer: Mapping[str, Any], row: Row) -> float:
+        """F1 of the spans of a sentence; 1 where there are none and none are given."""
+        given, there = {_span(entry) for entry in answer["spans"]}, set(sentence(row).spans)
+        return 2 * len(given & there) / (len(given) + len(there)) if given or there else 1.0
+
+    def certainty(self, answer: Mapping[str, Any]) -> float | None:
+        """That of the span that is least sure; none without spans."""
+        return min((entry["score"] for entry in answer["spans"]), default=None)
 
     # -- scores
 

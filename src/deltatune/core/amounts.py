@@ -1,0 +1,46 @@
+"""Amounts as people read them: bytes, time, numbers."""
+
+
+def size(count: float) -> str:
+    """Bytes for people.
+
+    >>> size(1234567)
+    '1.2 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Time for people, in at most two units.
+
+    >>> duration(0.0123), duration(0.25), duration(7.26), duration(75), duration(7500)
+    ('12.3 ms', '0.25 s', '7.3 s', '1 min 15 s', '2 h 5 min')
+    """
+    if seconds < 0.1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 1:
+        return f"{seconds:.2g} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def figure(value: float) -> str:
+    """A measured number: four places where it is small, four digits where it is large.
+
+    >>> figure(0.812345), figure(12.34567), figure(12345.6), figure(3), figure(0.000012)
+    ('0.8123', '12.35', '12,346', '3', '1.2e-05')
+    """
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if value and abs(value) < 0.0005:
+        return f"{value:.2g}"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
