@@ -26,6 +26,7 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
+        self.text += " " if tag == "small" else ""
 
     def handle_startendtag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))

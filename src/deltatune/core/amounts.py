@@ -14,6 +14,17 @@ def size(count: float) -> str:
     raise AssertionError
 
 
+def count(number: float) -> str:
+    """How many, with all digits up to a hundred thousand.
+
+    >>> count(9986), count(332_546), count(22_713_986)
+    ('9,986', '333 k', '22.7 M')
+    """
+    if number < 100_000:
+        return f"{number:,.0f}"
+    return f"{number / 1e3:.0f} k" if number < 999_500 else f"{number / 1e6:,.1f} M"
+
+
 def duration(seconds: float) -> str:
     """Time for people, in at most two units.
 
