@@ -238,6 +238,15 @@ def last(series: Series, context: int, horizon: int, clock: Clock) -> dict[str, 
     return {"series": series.name, "times": times, "context": padded.tolist(), "clock": clock}
 
 
+def too_short(found: Sequence[Series], window: int) -> str:
+    """What to say where no series has the values of a window."""
+    longest = max(found, key=lambda own: len(own.values))
+    return (
+        f"the longest series ({longest.name or 'without a name'}) has {len(longest.values)} values; a window takes "
+        f"{window}, and every part needs some"
+    )
+
+
 def borders(count: int, shares: Mapping[str, float], gap: int) -> dict[str, tuple[int, int]]:
     """First and last place (excluded) of the futures of `train` and of every part, in order of time.
 
@@ -250,15 +259,3 @@ def borders(count: int, shares: Mapping[str, float], gap: int) -> dict[str, tupl
     names = ["train", *shares]
     ends = [cut - gap for cut in cuts] + [count]
     return {name: (start, end) for name, start, end in zip(names, [0, *cuts], ends, strict=True)}
-
-
-def last(own: Series, values: int, ahead: int, clock: Clock) -> dict[str, Any]:
-    """The last `values` known ones of a history as a row, filled up with missing ones in front, and `ahead` times."""
-    known = np.flatnonzero(~np.isnan(own.values))
-    end = int(known[-1]) + 1 if len(known) else len(own.values)
-    start = max(0, end - values)
-    short = values - (end - start)
-    padded = np.concatenate([np.full(short, np.nan), own.values[start:end]])
-    times = [*preceding(own.times[:end], short, clock), *own.times[start:end].tolist()]
-    times += following(own.times[:end], ahead, clock)
-    return {"series": own.name, "times": times, "context": padded.tolist(), "clock": clock}

@@ -49,7 +49,7 @@ class Shown:
 def shown(task: Task, one: Judged, perfect: float) -> Shown:
     """A row as the task can show it."""
     wanted, name = task.wanted(one.row), Path(one.file).name
-    place = f"{name}:{one.line}" if one.line else name
+    place = f"{name}:{one.line}" if one.line else task.called(one.row)
     pieces = task.marked(None, one.row)
     return Shown(
         one.file,

@@ -144,7 +144,7 @@ class Forecasting(Task):
             return [series.last(own, self._values, self.prediction_length, clock) for own in found]
         windows = [window for own in found for window in self._windows(own, clock, 0, len(own.values))]
         if not windows:
-            raise DataError(self._too_short(found))
+            raise DataError(series.too_short(found, self._window))
         return windows
 
     def divide(self, rows: Sequence[Row], shares: Mapping[str, float], seed: int) -> dict[str, list[Row]] | None:
@@ -164,7 +164,7 @@ class Forecasting(Task):
                 last = int(np.searchsorted(own.times, times[end - 1], "right"))
                 parts[name] += self._windows(own, clock, first, last)
         if not parts["train"]:
-            raise DataError(self._too_short(found))
+            raise DataError(series.too_short(found, self._window))
         return parts
 
     def unused(self, rows: Sequence[Row], composed: Sequence[Row]) -> dict[int, str]:
@@ -182,13 +182,6 @@ class Forecasting(Task):
     def _windows(self, own: series.Series, clock: Clock, first: int, last: int) -> list[Row]:
         found = series.windows(own, self._values, self.prediction_length, self.stride, first, last, self.transform)
         return [{**window, "clock": clock} for window in found]
-
-    def _too_short(self, found: Sequence[series.Series]) -> str:
-        longest = max(found, key=lambda own: len(own.values))
-        return (
-            f"the longest series ({longest.name or 'without a name'}) has {len(longest.values)} values; a window takes "
-            f"{self._window}, and every part needs some"
-        )
 
     def unusable(self, example: Example) -> str | None:
         """A history that is too short, or of which too little is known."""
@@ -397,12 +390,9 @@ class Forecasting(Task):
 
     def baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
         """The last value, with the changes of the training windows around it."""
-        return "naive", self._beside(train, rows)["naive"]
+        return "naive", self.baselines(train, rows)["naive"]
 
     def baselines(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         """Simple forecasts of the field, with quantiles from their own errors in the training windows."""
-        return self._beside(train, rows)
-
-    def _beside(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         found = forecast_baselines.answers(train, rows, self.transform, self.quantiles, self.season, self.spread or 1.0)
         return {name: self.score(answers, rows) for name, answers in found.items()}
