@@ -5,9 +5,11 @@
 CPU time of one process and one thread. In every round these alternate on the same batch: the forward pass of the base
 without gradient, a step of BitFit (of LayerNorm tuning where a model has no biases), the method's step as we do it by
 default, and the step of peft with the same adapter, loaded from the folder that we wrote: as its documentation shows it
-(`model.train()`, so that the base drops out too) and tuned (base without dropout, adapter in the base's dtype, eager
-attention in bfloat16). A step is forward, loss, backward, clipping and AdamW. Saved are the bytes that are kept for the
-backward pass, storages counted once, parameters not. Losses are compared before the clock runs, without dropout.
+(a float32 base and `model.train()`, so that the base drops out too), the same under autocast to bfloat16, which is
+what `Trainer(bf16=True)` does, and tuned (the base in our dtype and without dropout, the adapter in the base's dtype,
+eager attention in bfloat16). A step is forward, loss, backward, clipping and AdamW. Saved are the bytes that are kept
+for the backward pass, storages counted once, parameters not. Losses are compared before the clock runs, without
+dropout.
 
 What was measured is kept in docs/results/step.json, by processor; the page beside it is written from that.
 """
@@ -35,6 +37,7 @@ from deltatune.engine.attention_by_shape import choose_attention
 from deltatune.ops.kept import kept_bytes
 
 KEPT, PAGE = Path("docs/results/step.json"), Path("docs/results/step.md")
+PEERS = {"peft": "peft takes", "autocast": "peft under autocast takes", "tuned": "peft tuned takes"}
 LEARNS = 1e-3
 """Learning rate of the few steps before anything is compared: no adapter is the identity then."""
 
@@ -83,13 +86,17 @@ class Work:
         parameters: list[nn.Parameter],
         batch: dict[str, Tensor],
         penalty: Callable[[], Tensor | None] = lambda: None,
+        *,
+        autocast: bool = False,
     ) -> None:
         self.model, self.parameters, self.batch, self.penalty = model, parameters, batch, penalty
+        self.autocast = autocast
         self.optimizer = torch.optim.AdamW(parameters, lr=LEARNS, fused=True)
 
     def loss(self) -> Tensor:
         """Of the batch, with the penalty of a method that has one."""
-        loss: Tensor = self.model(**self.batch).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            loss: Tensor = self.model(**self.batch).loss
         penalty = self.penalty()
         return loss if penalty is None else loss + penalty
 
@@ -159,7 +166,7 @@ def measured(case: Case, dtype: torch.dtype, settings: dict[str, Any], rounds: i
         for name, call in calls.items():
             times[name].append(seconds(call))
     ratios = {"floor": ("ours", "floor"), "limit": ("ours", "forward")}
-    ratios |= {name: (name, "ours") for name in ("peft", "tuned") if name in calls}
+    ratios |= {name: (name, "ours") for name in PEERS if name in calls}
     found = {
         name: spread([over / under for over, under in zip(times[a], times[b], strict=True)])
         for name, (a, b) in ratios.items()
@@ -180,13 +187,22 @@ def prepared(case: Case, dtype: torch.dtype, settings: dict[str, Any]) -> tuple[
         adapter.save(folder, task_type=case.peft_task)
         if not in_peft(Path(folder)):
             return works, facts
-        works["peft"] = theirs(case, dtype, folder, tuned=False)
-        works["tuned"] = theirs(case, dtype, folder, tuned=True)
+        works |= {name: theirs(case, dtype, folder, name) for name in PEERS if name != "autocast" or small(dtype)}
+    facts["loss_difference"] = apart(works, adapter)
+    return works, facts
+
+
+def small(dtype: torch.dtype) -> bool:
+    """Whether autocast to bfloat16 is a thing to compare with."""
+    return dtype == torch.bfloat16
+
+
+def apart(works: dict[str, Work], adapter: deltatune.Adapter) -> float:
+    """How far our loss is from that of tuned peft, on the same weights and without dropout."""
     adapter.train_mode(False)
     losses = [float(works[name].loss().detach()) for name in ("ours", "tuned")]
     adapter.train_mode(True)
-    facts["loss_difference"] = abs(losses[0] - losses[1])
-    return works, facts
+    return abs(losses[0] - losses[1])
 
 
 def ours(case: Case, dtype: torch.dtype, settings: dict[str, Any]) -> Work:
@@ -201,16 +217,16 @@ def ours(case: Case, dtype: torch.dtype, settings: dict[str, Any]) -> Work:
     return Work(adapter.model, list(adapter.parameters()), case.batch(), adapter.penalty)
 
 
-def theirs(case: Case, dtype: torch.dtype, folder: str, *, tuned: bool) -> Work:
-    """The same adapter in peft."""
+def theirs(case: Case, dtype: torch.dtype, folder: str, peer: str) -> Work:
+    """The same adapter in peft: as documented, under autocast, or tuned."""
     from peft import PeftModel
 
-    attention = "eager" if tuned and dtype == torch.bfloat16 else "sdpa"
-    model = PeftModel.from_pretrained(
-        case.load(dtype, attention), folder, is_trainable=True, autocast_adapter_dtype=not tuned
-    )
+    tuned = peer == "tuned"
+    base = case.load(dtype, "eager" if small(dtype) else "sdpa") if tuned else case.load(torch.float32)
+    model = PeftModel.from_pretrained(base, folder, is_trainable=True, autocast_adapter_dtype=not tuned)
     model.train(not tuned)
-    return Work(model, [p for p in model.parameters() if p.requires_grad], case.batch())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return Work(model, trained, case.batch(), autocast=peer == "autocast")
 
 
 def in_peft(folder: Path) -> bool:
@@ -247,15 +263,17 @@ def write(kept: dict[str, Any]) -> None:
 
 def table(found: dict[str, dict[str, Any]]) -> list[str]:
     """One line per method, the fastest first."""
+    peers = [name for name in PEERS if any(name in one for one in found.values())]
     lines = [
-        "| method | x floor | x limit | saved x floor | peft takes | peft tuned takes | losses differ by | step |",
-        "|---|" + "---:|" * 7,
+        f"| method | x floor | x limit | saved x floor | {' | '.join(PEERS[name] for name in peers)} "
+        "| losses differ by | step |",
+        "|---|" + "---:|" * (5 + len(peers)),
     ]
     done = {name: one for name, one in found.items() if "refused" not in one}
     for name, one in sorted(done.items(), key=lambda item: item[1]["floor"][1]):
-        peft = [f"{shown(one[key])} x" if key in one else "-" for key in ("peft", "tuned")]
-        apart = f"{one['loss_difference']:.0e}" if "loss_difference" in one else "-"
-        cells = [name, shown(one["floor"]), shown(one["limit"]), f"{one['saved']:.2f}", *peft, apart]
+        peft = [f"{shown(one[key])} x" if key in one else "-" for key in peers]
+        differ = f"{one['loss_difference']:.0e}" if "loss_difference" in one else "-"
+        cells = [name, shown(one["floor"]), shown(one["limit"]), f"{one['saved']:.2f}", *peft, differ]
         lines.append("| " + " | ".join([*cells, f"{one['milliseconds']} ms"]) + " |")
     refused = [f"{name} ({one['refused']})" for name, one in sorted(found.items()) if "refused" in one]
     return lines + (["", f"Refused: {'; '.join(refused)}."] if refused else [])
