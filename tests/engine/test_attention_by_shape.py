@@ -12,19 +12,20 @@ from models import inputs
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "keys", "wide", "expected"),
+    ("device", "dtype", "keys", "wide", "intel", "expected"),
     [
-        ("cpu", torch.float32, 128, True, True),
-        ("cpu", torch.float32, 129, True, False),
-        ("cpu", torch.bfloat16, 512, True, True),
-        ("cpu", torch.bfloat16, 513, True, False),
-        ("cpu", torch.float64, 8, True, False),
-        ("cpu", torch.float32, 8, False, False),
-        ("cuda", torch.bfloat16, 8, True, False),
+        ("cpu", torch.float32, 128, True, True, True),
+        ("cpu", torch.float32, 128, True, False, False),
+        ("cpu", torch.float32, 129, True, True, False),
+        ("cpu", torch.bfloat16, 512, True, False, True),
+        ("cpu", torch.bfloat16, 513, True, True, False),
+        ("cpu", torch.float64, 8, True, True, False),
+        ("cpu", torch.float32, 8, False, True, False),
+        ("cuda", torch.bfloat16, 8, True, True, False),
     ],
 )
-def test_the_choice_follows_from_device_dtype_and_length(device, dtype, keys, wide, expected):
-    assert prefers_plain(device, dtype, keys, wide) is expected
+def test_the_choice_follows_from_processor_dtype_and_length(device, dtype, keys, wide, intel, expected):
+    assert prefers_plain(device, dtype, keys, wide, intel) is expected
 
 
 @pytest.mark.parametrize("wide", [True, False])

@@ -1,14 +1,16 @@
 """Attention by shape: plain products where the fused kernel is slower in training, the fused kernel elsewhere.
 
-Forward and backward of the fused kernel against plain products, 12 heads, with a mask: on a processor with AVX-512 it
-takes 1.1 to 1.8 times as long in float32 up to 128 tokens, and in bfloat16 1.2 to 8.8 times up to 512; with AVX2 alone
-it is faster at every length (`benchmarks/attention.py`). The choice follows from processor, dtype and length, not from
-a clock: a training that goes on computes what it would have computed.
+Forward and backward of the fused kernel against plain products (`ops/attention.py`), 12 heads, with a mask, on a
+processor with AVX-512: in bfloat16 it takes 1.4 to 5 times as long at every length; in float32 1.1 to 1.8 times up to
+128 tokens on an Intel one, and less than plain products on others (`benchmarks/attention.py`). The choice follows from
+processor, dtype and length, not from a clock: a training that goes on computes what it would have computed.
 
 Shape legend: B rows, H heads, Q queries, S keys, K head width.
 """
 
+import platform
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +20,13 @@ from transformers.integrations.sdpa_attention import create_position_bias_mask, 
 from transformers.masking_utils import sdpa_mask
 
 from deltatune.engine.attention_switch import switch_attention
+from deltatune.ops.attention import attention
 
 BY_SHAPE = "by_shape"
 """Name in the attention registry of `transformers`."""
 LONGEST = {torch.float32: 128, torch.bfloat16: 512}
-"""Keys up to which plain products are faster on a processor with AVX-512."""
+"""Keys up to which plain products are used on a processor with AVX-512: in float32 on an Intel one, where they are
+faster up to here; in bfloat16, where they are faster beyond, as long as the weights that they keep are few."""
 
 
 def choose_attention(model: Any) -> None:
@@ -31,13 +35,15 @@ def choose_attention(model: Any) -> None:
         switch_attention(model, BY_SHAPE)
 
 
-def prefers_plain(device: str, dtype: torch.dtype, keys: int, wide: bool) -> bool:
+def prefers_plain(device: str, dtype: torch.dtype, keys: int, wide: bool, intel: bool) -> bool:
     """Whether plain products train faster than the fused kernel; `wide` is a processor with AVX-512.
 
-    >>> prefers_plain("cpu", torch.float32, 128, wide=True), prefers_plain("cpu", torch.float32, 256, wide=True)
-    (True, False)
+    >>> [prefers_plain("cpu", dtype, 128, wide=True, intel=False) for dtype in (torch.float32, torch.bfloat16)]
+    [False, True]
     """
-    return device == "cpu" and wide and keys <= LONGEST.get(dtype, 0)
+    if device != "cpu" or not wide or (dtype == torch.float32 and not intel):
+        return False
+    return keys <= LONGEST.get(dtype, 0)
 
 
 def plain(
@@ -60,19 +66,21 @@ def plain(
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = causal and attention_mask is None and query.shape[2] > 1
-    scores_BHQS = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     mask = attention_mask
     if position_bias is not None:
         mask, causal = create_position_bias_mask(position_bias, mask, causal, query, key), False
     if causal:
-        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
-        scores_BHQS = scores_BHQS.masked_fill(~seen, torch.finfo(scores_BHQS.dtype).min)
-    elif mask is not None and mask.dtype == torch.bool:
-        scores_BHQS = scores_BHQS.masked_fill(~mask, torch.finfo(scores_BHQS.dtype).min)
-    elif mask is not None:
-        scores_BHQS = scores_BHQS + mask
-    weights_BHQS = nn.functional.dropout(scores_BHQS.softmax(-1), dropout, training=dropout > 0)
-    return (weights_BHQS @ value).transpose(1, 2).contiguous(), None
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    output_BHQK = attention(query, key, value, _bias(mask, query.dtype), scale, dropout)
+    return output_BHQK.transpose(1, 2).contiguous(), None
+
+
+def _bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What is added to the scores: a mask as it is, or the least number where a mask of yes and no says no."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 @cache
@@ -81,10 +89,17 @@ def _wide() -> bool:
     return not torch.cuda.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
+@cache
+def _intel() -> bool:
+    """A processor for which the library of float32 products (MKL) was made."""
+    info = Path("/proc/cpuinfo")
+    return "GenuineIntel" in (info.read_text(encoding="utf-8") if info.is_file() else platform.processor())
+
+
 def _by_shape(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
 ) -> Any:
-    chosen = prefers_plain(query.device.type, query.dtype, key.shape[2], _wide())
+    chosen = prefers_plain(query.device.type, query.dtype, key.shape[2], _wide(), _intel())
     return (plain if chosen else sdpa_attention_forward)(module, query, key, value, attention_mask, **rest)
 
 
