@@ -22,7 +22,7 @@ from deltatune.core.errors import DeltatuneError
 from deltatune.engine.attach import Handle
 from deltatune.train.gradient import accumulate
 from deltatune.train.job import Job, Trained
-from deltatune.train.memory import forget_peak
+from deltatune.train.memory import forget_peak, keep_freed_memory
 from deltatune.train.optimizer import make_optimizer
 from deltatune.train.plan import Plan, Step
 from deltatune.train.progress import Progress
@@ -57,6 +57,7 @@ def train_together(jobs: Sequence[Job], *, resume: bool = False) -> list[Trained
     network = _network(accelerator, [job.handle for job in jobs], lead.settings)
     runners = [Runner(job, plan, accelerator) for job in jobs]
     forget_peak()
+    keep_freed_memory()
     with ExitStack() as stack:
         for runner in runners:
             stack.enter_context(runner.records.locked())

@@ -1,9 +1,18 @@
-"""Peak memory of the process or of the GPU."""
+"""Peak memory of the process or of the GPU, and memory that is kept between operations."""
 
+import ctypes
+import platform
 import resource
 import sys
 
 import torch
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Parameters of `mallopt`, from malloc.h."""
+KEPT_BYTES = 2**30
+"""Blocks up to this size come from the process's own memory; so much of it may lie free at its end."""
+OLD_LIMIT = 2**25
+"""The largest block that older versions of the library allow."""
 
 
 def forget_peak() -> None:
@@ -18,3 +27,17 @@ def peak_memory_bytes() -> int:
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def keep_freed_memory() -> None:
+    """Lets the process keep what it frees, for the next operation, instead of giving it back to the system.
+
+    A step allocates and frees the same large tensors again and again; the C library of Linux gives them back each time,
+    and the system clears new pages for the next ones.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    if not library.mallopt(MMAP_THRESHOLD, KEPT_BYTES):
+        library.mallopt(MMAP_THRESHOLD, OLD_LIMIT)
+    library.mallopt(TRIM_THRESHOLD, KEPT_BYTES)
