@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from deltatune.cli.show import size
+from deltatune.core.amounts import size
 from deltatune.core.registry import methods
 
 MODEL = ".cache/models/minilm"
