@@ -67,6 +67,14 @@ class Accounts:
         }
         return replace(self, parts=found)
 
+    def drawn(self, kept: Mapping[str, int]) -> "Accounts":
+        """With only so many rows drawn from those that the parts keep."""
+        found = {
+            name: replace(part, not_drawn=part.not_drawn + part.kept - kept[name], kept=kept[name])
+            for name, part in self.parts.items()
+        }
+        return replace(self, parts=found)
+
     def as_json(self) -> dict[str, Any]:
         """`accounts` of results.json and of `deltatune check`."""
         parts = {name: {k: v for k, v in asdict(part).items() if k != "part"} for name, part in self.parts.items()}

@@ -19,7 +19,8 @@ def sampled(splits: Splits, most: int, seed: int) -> Splits:
     train, validation, test = (
         drawn(rows, most if name == "train" else held_out, seed) for name, rows in splits.parts.items()
     )
-    return replace(splits, train=train, validation=validation, test=test)
+    counts = {"train": len(train), "validation": len(validation), "test": len(test)}
+    return replace(splits, train=train, validation=validation, test=test, accounts=splits.accounts.drawn(counts))
 
 
 def drawn(rows: Sequence[Row], most: int, seed: int = 0) -> list[Row]:

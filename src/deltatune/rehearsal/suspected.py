@@ -2,10 +2,10 @@
 
     p_i   chances of row i by a logistic regression on the other folds' rows
     t_c   mean of p_i[c] over the rows labelled c: how sure the model is of a class where it holds
-    suspected: the likeliest class among those with p_i[c] >= t_c is not the label; the surest first,
-    by p_i[likely] - p_i[label]
+    C_kj  rows labelled k whose likeliest class among those with p_i[c] >= t_c is j, scaled to the number labelled k
+    suspected: of the rows labelled k the C_kj with the largest margin p_i[j] - p_i[k], where it is above 0
 
-Northcutt, Jiang, Chuang 2021, arXiv:1911.00068, sections 3.1 and 3.2. The regression reads the frozen base's features:
+Northcutt, Jiang, Chuang 2021, arXiv:1911.00068, sections 3.1 and 3.2 (prune by noise rate). The regression reads the frozen base's features:
 it is right about a suspected label only as far as these tell the classes at all, so its held-out accuracy is said too.
 """
 
@@ -69,13 +69,28 @@ class Judged:
 
     def suspected(self) -> list[tuple[int, int]]:
         """(row, likely class), the surest first."""
-        rows = np.arange(len(self.labels))
-        sure_C = np.array([self.chances_NC[self.labels == c, c].mean() for c in range(self.chances_NC.shape[1])])
+        found: dict[int, tuple[float, int]] = {}
+        for label, counts_C in enumerate(self.joint):
+            rows = np.flatnonzero(self.labels == label)
+            for other in np.flatnonzero(counts_C):
+                margins = self.chances_NC[rows, other] - self.chances_NC[rows, label]
+                for index in np.argsort(-margins, kind="stable")[: counts_C[other]] if other != label else ():
+                    if margins[index] > 0:
+                        entry = (float(margins[index]), int(other))
+                        found[int(rows[index])] = max(entry, found.get(int(rows[index]), entry))
+        return [(row, other) for row, (_, other) in sorted(found.items(), key=lambda item: -item[1][0])]
+
+    @property
+    def joint(self) -> np.ndarray:
+        """Rows by label and by the class they are confidently of [C, C], scaled to the rows of every label."""
+        classes = self.chances_NC.shape[1]
+        sure_C = np.array([self.chances_NC[self.labels == c, c].mean() for c in range(classes)])
         possible_NC = np.where(self.chances_NC >= sure_C, self.chances_NC, -1.0)
-        likely = possible_NC.argmax(1)
-        found = np.flatnonzero((possible_NC.max(1) >= 0) & (likely != self.labels))
-        margins = self.chances_NC[rows, likely] - self.chances_NC[rows, self.labels]
-        return [(int(row), int(likely[row])) for row in found[np.argsort(-margins[found], kind="stable")]]
+        confident = possible_NC.max(1) >= 0
+        counts_CC = np.zeros((classes, classes))
+        np.add.at(counts_CC, (self.labels[confident], possible_NC.argmax(1)[confident]), 1)
+        scale_C1 = np.bincount(self.labels, minlength=classes)[:, None] / counts_CC.sum(1, keepdims=True).clip(1)
+        return np.asarray(np.rint(counts_CC * scale_C1), dtype=int)
 
 
 def judged_by_others(features_NF: np.ndarray, labels: np.ndarray, groups: Sequence[object] | None = None) -> Judged:
