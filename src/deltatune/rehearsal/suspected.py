@@ -5,8 +5,9 @@
     C_kj  rows labelled k whose likeliest class among those with p_i[c] >= t_c is j, scaled to the number labelled k
     suspected: of the rows labelled k the C_kj with the largest margin p_i[j] - p_i[k], where it is above 0
 
-Northcutt, Jiang, Chuang 2021, arXiv:1911.00068, sections 3.1 and 3.2 (prune by noise rate). The regression reads the frozen base's features:
-it is right about a suspected label only as far as these tell the classes at all, so its held-out accuracy is said too.
+Northcutt, Jiang, Chuang 2021, arXiv:1911.00068, sections 3.1 and 3.2 (prune by noise rate). The regression reads the
+frozen base's features: it is right about a suspected label only as far as these tell the classes at all, so how well
+they do is said too.
 """
 
 import warnings
