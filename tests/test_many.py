@@ -102,6 +102,11 @@ def test_in_turn_they_are_separate_runs_to_the_bit(place, tmp_path, chosen):
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
+def test_compiled_blocks_run_one_adapter_at_a_time(place, tmp_path):
+    with pytest.raises(SettingsError, match="runs.small.training.compile.*adapters_per_pass to 1"):
+        deltatune.finetune_many(SWEEP, output_dir=tmp_path / "many", adapters_per_pass=2, **common(place, compile=True))
+
+
 @pytest.mark.parametrize("cache", [2.0, 0.0, 1e-6])
 def test_side_by_side_they_are_separate_runs(place, tmp_path, cache):
     """With the trunk kept, with none, and with one that does not fit and runs once for all."""

@@ -146,6 +146,11 @@ def check(plans: Sequence[Plan], adapters_per_pass: int = 1) -> None:
     for one in plans:
         if one.settings.training.distillation is not None:
             raise SettingsError(f"runs.{one.name}.training.distillation: a teacher acts in the base that runs share")
+        if one.settings.training.compile and adapters_per_pass > 1:
+            raise SettingsError(
+                f"runs.{one.name}.training.compile: a compiled block runs one adapter",
+                hint="set adapters_per_pass to 1",
+            )
     for key in ("bf16", "gradient_checkpointing"):
         if len({getattr(one.settings.training, key) for one in plans}) > 1:
             raise SettingsError(f"training.{key} differs between the runs, and they share one base")

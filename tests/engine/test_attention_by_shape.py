@@ -30,7 +30,7 @@ def test_the_choice_follows_from_processor_dtype_and_length(device, dtype, keys,
 
 @pytest.mark.parametrize("wide", [True, False])
 def test_only_the_fused_attention_is_replaced_and_only_where_plain_products_can_be_faster(wide, monkeypatch):
-    monkeypatch.setattr(attention_by_shape, "_wide", lambda: wide)
+    monkeypatch.setattr(attention_by_shape, "WIDE", wide)
     for before, after in (("sdpa", BY_SHAPE if wide else "sdpa"), ("eager", "eager")):
         model = model_of("bert")
         model.set_attn_implementation(before)
@@ -47,7 +47,7 @@ def chosen(monkeypatch):
         runs.append(args)
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr(attention_by_shape, "_wide", lambda: True)
+    monkeypatch.setattr(attention_by_shape, "WIDE", True)
     monkeypatch.setattr(attention_by_shape, "plain", counted)
     return runs
 

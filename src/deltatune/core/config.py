@@ -143,6 +143,7 @@ class TrainingSettings(Settings):
         "eval_batch_size": "per_device_eval_batch_size",
         "grad_accum": "gradient_accumulation_steps",
         "patience": "early_stopping_patience",
+        "torch_compile": "compile",
     }
 
     num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
@@ -183,6 +184,8 @@ class TrainingSettings(Settings):
     """Gigabytes that the folder may take; what was unused for longest goes."""
     gradient_checkpointing: bool = False
     """Recompute activations of each block in backward: less memory, about half more time."""
+    compile: bool = False
+    """Run each block as one graph of `torch.compile` in training; the first steps take minutes."""
     eval_steps: Annotated[int, Field(ge=1)] | None = None
     """Score on the validation rows every so many steps; none means after each epoch."""
     logging_steps: Annotated[int, Field(ge=1)] = 10

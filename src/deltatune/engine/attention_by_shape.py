@@ -9,7 +9,6 @@ Shape legend: B rows, H heads, Q queries, S keys, K head width.
 """
 
 import platform
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,24 @@ LONGEST = {torch.float32: 128, torch.bfloat16: 512}
 faster up to here; in bfloat16, where they are faster beyond, as long as the weights that they keep are few."""
 
 
+def _wide() -> bool:
+    """A processor with AVX-512 and nothing faster beside it."""
+    return not torch.cuda.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+def _intel() -> bool:
+    """A processor for which the library of float32 products (MKL) was made."""
+    info = Path("/proc/cpuinfo")
+    return "GenuineIntel" in (info.read_text(encoding="utf-8") if info.is_file() else platform.processor())
+
+
+WIDE, INTEL = _wide(), _intel()
+"""Asked once, here: a compiled graph cannot ask."""
+
+
 def choose_attention(model: Any) -> None:
     """Replaces the fused attention of a model by the choice; any other attention that was asked for stays."""
-    if getattr(getattr(model, "config", None), "_attn_implementation", None) == "sdpa" and _wide():
+    if getattr(getattr(model, "config", None), "_attn_implementation", None) == "sdpa" and WIDE:
         switch_attention(model, BY_SHAPE)
 
 
@@ -83,23 +97,10 @@ def _bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
-@cache
-def _wide() -> bool:
-    """A processor with AVX-512 and nothing faster beside it."""
-    return not torch.cuda.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-
-
-@cache
-def _intel() -> bool:
-    """A processor for which the library of float32 products (MKL) was made."""
-    info = Path("/proc/cpuinfo")
-    return "GenuineIntel" in (info.read_text(encoding="utf-8") if info.is_file() else platform.processor())
-
-
 def _by_shape(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
 ) -> Any:
-    chosen = prefers_plain(query.device.type, query.dtype, key.shape[2], _wide(), _intel())
+    chosen = prefers_plain(query.device.type, query.dtype, key.shape[2], WIDE, INTEL)
     return (plain if chosen else sdpa_attention_forward)(module, query, key, value, attention_mask, **rest)
 
 

@@ -15,6 +15,7 @@ from deltatune.core.site import SiteAdapter
 from deltatune.engine import merge as merging
 from deltatune.engine import steps
 from deltatune.engine.checkpointing import checkpoint_blocks
+from deltatune.engine.compiled import compile_blocks
 from deltatune.engine.compose import names, without
 from deltatune.engine.fingerprint import fingerprint
 from deltatune.engine.plug import plug
@@ -158,6 +159,10 @@ class Handle:
     def checkpoint(self) -> None:
         """Recompute the activations of each block in backward instead of keeping them: less memory, more time."""
         checkpoint_blocks(self.model, self.roster, self.name)
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Runs each block as one graph of `torch.compile` in training; raises `SettingsError` where that cannot be."""
+        compile_blocks(self.model, self.roster, self.name, backend)
 
     def penalty(self) -> Tensor | None:
         """The method's own term of the loss, when it has one."""

@@ -291,6 +291,7 @@ ORDER = (
     "position",
     "reader",
     "block",
+    "graph",
     "checkpoint",
     "trunk",
     "padding",

@@ -32,7 +32,7 @@ CHANGEABLE = frozenset(
         *("num_train_epochs", "max_steps", "early_stopping_patience", "eval_steps", "logging_steps"),
         *("learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm"),
         *("save_total_limit", "per_device_eval_batch_size", "gradient_checkpointing"),
-        *("trunk_cache_dir", "trunk_disk_gb"),
+        *("trunk_cache_dir", "trunk_disk_gb", "compile"),
     )
 )
 """Settings that a resumed run may have otherwise when they are named: rows, their order and the weights stay."""

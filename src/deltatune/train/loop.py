@@ -98,6 +98,8 @@ def _network(accelerator: Accelerator, handles: Sequence[Handle], settings: Trai
     if settings.gradient_checkpointing:
         for handle in handles:
             handle.checkpoint()
+    for handle in handles if settings.compile else ():
+        handle.compile()
     model.train(settings.base_dropout)  # the base is frozen: its dropout only adds noise
     for handle in handles:
         handle.train_mode(True)
