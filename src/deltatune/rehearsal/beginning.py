@@ -13,7 +13,7 @@ from deltatune.rehearsal.stage import Stage
 
 LOOKED_AT, BATCH = 64, 4
 """Training examples, and how many at once."""
-SURE, ABOVE = 1.5, 3.0
+SURE, ABOVE = 2.5, 5.0
 """Times the loss of chance: where a new head's first loss is unusual, and where something is wrong."""
 KNOWN = 0.9
 """A head of the base's own should begin below this share of the loss of chance."""

@@ -17,6 +17,8 @@ def lengths_line(stage: Stage) -> Line:
     found = {name: int(np.quantile(lengths, q)) for name, q in QUANTILES.items()}
     cut = {name: stage.task.truncated(part) for name, part in stage.ground.examples.items()}
     seen = f"of {len(lengths):,} rows: " + ", ".join(f"{name} {value:,}" for name, value in found.items())
+    if lengths.min() == lengths.max():
+        seen = f"{len(lengths):,} rows of one length, {lengths.max():,}"
     if not cut["train"]:
         return passed("lengths", f"{seen}; none is cut off", lengths=found, truncated=cut)
     share = cut["train"] / len(lengths)

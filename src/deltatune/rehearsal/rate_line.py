@@ -4,12 +4,15 @@ import math
 from pathlib import Path
 
 from deltatune.rehearsal.line import Line, failed, passed, warned
+from deltatune.rehearsal.pace import steps_of
 from deltatune.rehearsal.rate_plot import draw
 from deltatune.rehearsal.rates import Sweep, sweep
 from deltatune.rehearsal.stage import Stage
 
 FAR = 2.0
 """Times the rate at which the loss flies off: warm-up and a longer training do not make up for more."""
+LITTLE = 0.1
+"""Share of what the test had moved when the loss began to fall, that all steps of a training must move at least."""
 FALLING = {"constant": 1.0, "constant_with_warmup": 1.0}
 """Mean of a schedule over its peak; 0.5 where it falls to zero."""
 
@@ -27,9 +30,7 @@ def rate_line(stage: Stage, plot: Path | None) -> tuple[Line, float | None]:
 def planned(stage: Stage) -> float:
     """Sum of the rates of the whole training."""
     training = stage.settings.training
-    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    steps = training.max_steps or max(1, math.ceil(len(stage.splits.train) / rows) * training.num_train_epochs)
-    return stage.rate * steps * FALLING.get(training.lr_scheduler_type, 0.5)
+    return stage.rate * steps_of(stage) * FALLING.get(training.lr_scheduler_type, 0.5)
 
 
 def judged_rate(found: Sweep, rate: float, total: float) -> Line:
@@ -46,11 +47,11 @@ def judged_rate(found: Sweep, rate: float, total: float) -> Line:
     middle = f"{math.sqrt(low * high):.0e}"
     if diverges is not None and rate > FAR * diverges:
         return failed("learning rate", f"{seen}: far too high", f"training.learning_rate: {middle}", **details)
-    if total < found.needed:
+    if total < LITTLE * found.needed:
         fix = f"training.learning_rate: {middle}, or more steps"
         return failed("learning rate", f"{seen}: so low that the whole training would change nothing", fix, **details)
     if diverges is not None and rate > diverges:
         return warned("learning rate", f"{seen}: too high", f"training.learning_rate: {middle}", **details)
-    if rate < low / 30:
+    if total < found.needed / 2:
         return warned("learning rate", f"{seen}: low", f"training.learning_rate: {middle}", **details)
     return passed("learning rate", seen, **details)
