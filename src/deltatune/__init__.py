@@ -18,6 +18,7 @@ _PLACES = {
     "deltatune.api": (
         "Adapter",
         "Average",
+        "Comparison",
         "Rehearsal",
         "Rows",
         "Run",
@@ -26,6 +27,8 @@ _PLACES = {
         "attach",
         "blend",
         "check_config",
+        "compare",
+        "compare_config",
         "evaluate",
         "finetune",
         "finetune_many",

@@ -7,8 +7,13 @@ from typing import Any, cast
 import torch
 
 from deltatune.adapters import Adapter, active, attach, blend, load, materialize, prepare
+from deltatune.comparison.compare import Comparison
+from deltatune.comparison.compare import compare as compare_methods
+from deltatune.comparison.live import Watching
 from deltatune.core import registry
+from deltatune.core.config import RunSettings, override, read_yaml
 from deltatune.core.errors import DataError, SettingsError
+from deltatune.core.method import Method
 from deltatune.core.task import Loaded, Row, Task
 from deltatune.data.accounts import FileAccount
 from deltatune.data.check import Placed, Rejected, records_of
@@ -34,6 +39,7 @@ from deltatune.store import adapter as folders
 __all__ = [
     "Adapter",
     "Average",
+    "Comparison",
     "Rehearsal",
     "Rows",
     "Run",
@@ -42,6 +48,8 @@ __all__ = [
     "attach",
     "blend",
     "check_config",
+    "compare",
+    "compare_config",
     "evaluate",
     "finetune",
     "finetune_many",
@@ -132,6 +140,57 @@ def predict(
     return found
 
 
+def compare_config(
+    path: str | Path,
+    overrides: Mapping[str, str] | None = None,
+    *,
+    methods: Sequence[str] | Mapping[str, Any] = (),
+    seeds: int = 3,
+    budget: float | None = None,
+    tune: bool = True,
+    output_dir: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Comparison:
+    """Compares methods and baselines on the rows of a YAML file, the same as `deltatune compare`."""
+    settings = RunSettings.parse(override(read_yaml(Path(path)), overrides or {}), "")
+    watching = Watching(quiet=quiet)
+    how: dict[str, Any] = {"seeds": seeds, "budget": budget, "tune": tune, "output_dir": output_dir}
+    with watching.shown():
+        return compare_methods(settings, methods, **how, resume=resume, watch=watching)
+
+
+def compare(
+    methods: Sequence[str] | Mapping[str, Any],
+    *,
+    task: str | Mapping[str, Any],
+    model: str,
+    data: Mapping[str, Any],
+    output_dir: str | Path,
+    training: Mapping[str, Any] | None = None,
+    seeds: int = 3,
+    budget: float | None = None,
+    tune: bool = True,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Comparison:
+    """Trains, tests and weighs methods on one's own rows, with a linear probe and full fine-tuning beside them.
+
+    `methods` are names, or settings by names of one's own (`{"small": LoRA(r=2), "large": LoRA(r=64)}`). The learning
+    rate of each is searched by successive halving (`tune`), then each is trained whole with `seeds` seeds; `budget` is
+    the seconds for all of it, and what did not fit is said in `left_out`. Chosen is the best on the validation rows;
+    differences on the test rows come with intervals and corrected p-values. `resume` goes on after a kill.
+    """
+    common = {"task": task, "model": model, "data": dict(data), "training": dict(training or {})}
+    first = next(iter(methods), "lora")
+    given = methods[first] if isinstance(methods, Mapping) else first
+    values = {**common, "method": _as_settings(given), "output_dir": str(output_dir)}
+    watching = Watching(quiet=quiet)
+    how: dict[str, Any] = {"seeds": seeds, "budget": budget, "tune": tune, "output_dir": output_dir}
+    with watching.shown():
+        return compare_methods(RunSettings.parse(values, ""), methods, **how, resume=resume, watch=watching)
+
+
 def inspect(model: str) -> dict[str, Any]:
     """The map of a model by hub name or folder, built without weights; raises `SettingsError` when it has no config."""
     return describe(Anatomy.of(from_config(model)))
@@ -158,6 +217,11 @@ def _restored(source: str | Path, model: str | None) -> tuple[Task, Loaded, Colu
     attach_file(loaded.model, file, folders.tensors_at)
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return task, loaded, file.facts.get("columns", {})
+
+
+def _as_settings(given: Any) -> Any:
+    """A method as a config has it."""
+    return {"type": given.type, **given.model_dump(mode="json")} if isinstance(given, Method) else given
 
 
 def _adapter_folder(path: Path) -> Path:

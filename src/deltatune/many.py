@@ -15,6 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from torch import Tensor
 
+from deltatune.adapters import Adapter
 from deltatune.core import registry
 from deltatune.core.config import RunSettings
 from deltatune.core.errors import DeltatuneError, SettingsError
@@ -24,6 +25,7 @@ from deltatune.data.usable import usable
 from deltatune.engine.attach import NAME
 from deltatune.engine.blocks import under
 from deltatune.engine.precision import base_dtype
+from deltatune.engine.roster import roster_of
 from deltatune.engine.trunk import trunk_of
 from deltatune.finetuning import Run, Running, completed, resolve
 from deltatune.ground import Ground, attached
@@ -196,6 +198,8 @@ def sweep(
     base: Base, plans: Sequence[Plan], adapters_per_pass: int = 1, *, quiet: bool
 ) -> Iterator[tuple[str, Run | DeltatuneError]]:
     """Every run by name as it ends, or why it had to stop, in groups of one trunk; the base is as it was at the end."""
+    roster = roster_of(base.ground.loaded.model)
+    there = set(roster.adapters)
     pairs = []
     try:
         for one in plans:
@@ -211,8 +215,9 @@ def sweep(
         for _, group in groupby(sorted(pairs, key=_alike), key=_alike):
             yield from _group(base, list(group), adapters_per_pass)
     finally:
-        for _, running in pairs:
-            running.adapter.detach()
+        for name in reversed([name for name in roster.adapters if name not in there]):
+            if name in roster.adapters:  # parts leave with what they are parts of
+                Adapter(base.ground.loaded.model, name).detach()
 
 
 def _alike(pair: tuple[Plan, Running]) -> tuple[int, Any]:

@@ -32,7 +32,7 @@ def run(
     try:
         done = api.train_config(config, given, resume=resume, allow_change=allowed, quiet=quiet)
     except Stopped as stopped:
-        raise Stopped(stopped.number, stopped.folder, _going_on(sys.argv[1:])) from None
+        raise Stopped(stopped.number, stopped.folder, going_on(sys.argv[1:])) from None
     _report(done.folder, done.results)
     PartialState().destroy_process_group()  # of several processes; left to the interpreter's end it may abort
 
@@ -58,10 +58,10 @@ def overrides(arguments: list[str]) -> dict[str, str]:
     return found
 
 
-def _going_on(arguments: Sequence[str]) -> str:
+def going_on(arguments: Sequence[str]) -> str:
     """The command line that goes on with the run of these arguments.
 
-    >>> _going_on(["train", "my run.yaml", "--method.r=4"])
+    >>> going_on(["train", "my run.yaml", "--method.r=4"])
     "deltatune train 'my run.yaml' --method.r=4 --resume"
     """
     resume = [] if "--resume" in arguments else ["--resume"]

@@ -184,6 +184,11 @@ class RunFolder:
         """Deletes all but the newest `keep` checkpoints."""
         atomic.prune(self.path, CHECKPOINT, keep)
 
+    def drop_checkpoints(self) -> None:
+        """Deletes the checkpoints of a run that is finished."""
+        for _, path in atomic.numbered(self.path, CHECKPOINT):
+            atomic.discard(path)
+
     def _changes(self, settings: Mapping[str, Any]) -> Changes:
         """Settings that the run began with otherwise; raises `SettingsError` when there is no run."""
         config = self.path / "config.yaml"

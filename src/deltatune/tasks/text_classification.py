@@ -91,3 +91,9 @@ class TextClassification(Classification):
         if "label" in examples[0]:
             batch["labels"] = torch.tensor([example["label"] for example in examples])
         return batch
+
+    def baselines(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+        """A linear model on words."""
+        from deltatune.core.linear_baseline import on_words  # scikit-learn takes a second
+
+        return on_words(self, train, rows)

@@ -1,0 +1,102 @@
+"""`deltatune compare`: techniques and baselines on one's own rows."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deltatune.cli import show
+from deltatune.cli.train import going_on, overrides
+from deltatune.core.errors import SettingsError
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def run(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="YAML file of a run: task, model, rows, training.")],
+    methods: Annotated[
+        str, typer.Option(help="Methods, with commas; the config's own and the baselines are always there.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Whole runs of every method.")] = 3,
+    budget: Annotated[str, typer.Option(help="Time for all of it, such as 90s, 30m, 2h; none: no limit.")] = "",
+    tune: Annotated[bool, typer.Option("--tune/--no-tune", help="Search every method's learning rate.")] = True,
+    output: Annotated[Path | None, typer.Option(help="Folder; by default output_dir with -comparison.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison in the folder.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Compare methods with each other and with baselines; any key of the config can be set as in `train`."""
+    from deltatune import api
+    from deltatune.train.signals import Stopped
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    given, limit = overrides(context.args), seconds(budget) if budget else None
+    try:
+        done = api.compare_config(
+            *(config, given),
+            methods=names,
+            seeds=seeds,
+            budget=limit,
+            tune=tune,
+            output_dir=output,
+            resume=resume,
+            quiet=quiet,
+        )
+    except Stopped as stopped:
+        raise Stopped(stopped.number, stopped.folder, going_on(sys.argv[1:])) from None
+    if json:
+        show.as_json(done.results)
+        return
+    _report(done.folder, done.results)
+
+
+def seconds(text: str) -> float:
+    """A time such as `90s`, `30m` or `1.5h`; raises `SettingsError` for anything else.
+
+    >>> seconds("30m"), seconds("1.5h"), seconds("20")
+    (1800.0, 5400.0, 20.0)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
+    if found is None:
+        raise SettingsError(f"budget {text!r} is not a time", hint="90s, 30m or 2h")
+    return float(found[1]) * UNITS[found[2] or "s"]
+
+
+def _report(folder: Path, results: dict[str, Any]) -> None:
+    tested = {name: one for name, one in results["methods"].items() if "mean" in one}
+    order = sorted(tested, key=lambda name: tested[name]["mean"], reverse=not results["lower_is_better"])
+    marked = [order.index(results["chosen"])] if results["chosen"] else []
+    quality = [_quality(name, results) for name in order]
+    quality += [(name, f"{value:.4f}", "", "", "") for name, value in results["baselines"].items()]
+    columns = ("", f"test {results['metric']}", "95 % interval", "difference", "p (corrected)")
+    show.table(f"{results['task']} with {results['base_model']}", columns, quality, right=(1, 3, 4), marked=marked)
+    costs = [_costs(name, tested[name]) for name in order]
+    names = ("", "rate", "seeds", "trained", "adapter", "memory", "training")
+    show.table("what they cost", names, costs, right=tuple(range(1, 7)), marked=marked)
+    for name, one in results["methods"].items():
+        if one["refused"]:
+            typer.echo(f"refused: {name}: {one['refused']}", err=True)
+        for seed, error in one["failed"].items():
+            typer.echo(f"failed: {name}, seed {seed}: {error}", err=True)
+    for what in results["left_out"]:
+        typer.echo(f"left out: {what}", err=True)
+    typer.echo(results["verdict"])
+    if results["best_run"]:
+        typer.echo(f"next: deltatune predict {results['best_run']} --input FILE   |   all of it: {folder}/results.json")
+
+
+def _quality(name: str, results: dict[str, Any]) -> tuple[str, ...]:
+    one, against = results["methods"][name], results["against"].get(name)
+    low, high = one["interval"]
+    apart = (f"{-against['difference']:+.4f}", f"{against['p_corrected']:.3f}") if against else ("chosen", "")
+    return name, f"{one['mean']:.4f}", f"{low:.4f} to {high:.4f}", *apart
+
+
+def _costs(name: str, one: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        *(name, f"{one['learning_rate']:.3g}", str(len(one["seeds"])), f"{one['trainable_parameters']:,}"),
+        *(show.size(one["adapter_bytes"]), show.size(one["peak_memory_bytes"]), f"{one['train_seconds']:.0f} s"),
+    )

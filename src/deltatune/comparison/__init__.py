@@ -1,0 +1,1 @@
+"""Comparison: techniques and baselines on the user's own rows, rates tuned inside a budget, differences tested."""

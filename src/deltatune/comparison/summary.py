@@ -1,0 +1,152 @@
+"""Summary: results.json of a comparison, from its finished runs.
+
+The method is chosen by the mean of its seeds on the validation rows; the test rows only say what the choice is worth.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from deltatune.comparison import rates, significance
+from deltatune.comparison.fronts import front
+from deltatune.comparison.study import Contender, Study
+from deltatune.comparison.verdict import verdict
+from deltatune.finetuning import Run
+from deltatune.store.run import RunFolder
+
+COSTS = {
+    "trainable_parameters": "trained parameters",
+    "adapter_bytes": "adapter file",
+    "peak_memory_bytes": "peak memory",
+    "train_seconds": "training time",
+    "answering_seconds_per_row": "time per answer",
+}
+"""What quality is weighed against -> in words."""
+
+
+def summary(study: Study) -> dict[str, Any]:
+    """Everything a comparison found, ready for JSON."""
+    ground = study.base.ground
+    task = ground.splits.task
+    runs = {one.entry.name: _runs(study, one) for one in study.contenders}
+    tested = {name: own for name, own in runs.items() if own}
+    tests = {name: [run.results["test"][study.metric] for run in own] for name, own in tested.items()}
+    validations = {name: [run.results["validation"][study.metric] for run in own] for name, own in tested.items()}
+    drawn = _drawn(study, tested)
+    methods = {one.entry.name: _method(study, one, runs[one.entry.name]) for one in study.contenders}
+    for name, values in tests.items():
+        methods[name]["mean"] = statistics.mean(values)
+        methods[name]["interval"] = significance.interval(drawn[name])
+    best = max(tested, key=lambda name: study.sign * statistics.mean(validations[name]), default=None)
+    found: dict[str, Any] = {
+        "task": task.type,
+        "base_model": study.settings.model,
+        "metric": study.metric,
+        "lower_is_better": study.sign < 0,
+        "rows": {part: len(rows) for part, rows in ground.splits.parts.items()},
+        "data_sha256": ground.splits.fingerprint,
+        "budget_seconds": study.clock.budget,
+        "spent_seconds": round(study.clock.spent, 1),
+        "methods": methods,
+        "baselines": _baselines(study),
+        "chosen": best,
+        "best_run": _best_run(tested[best], validations[best], study.sign) if best else None,
+        "against": _against(study, best, tests, drawn) if best else {},
+        "fronts": _fronts(methods, study.sign),
+        "left_out": study.left_out,
+    }
+    return found | {"verdict": verdict(found)}
+
+
+def _runs(study: Study, contender: Contender) -> list[Run]:
+    """Its finished whole runs, by seed."""
+    folder = study.folder / "runs"
+    return [Run.read(folder / f"{contender.entry.name}-seed{seed}") for seed in contender.runs]
+
+
+def _drawn(study: Study, tested: Mapping[str, list[Run]]) -> dict[str, Any]:
+    splits = study.base.ground.splits
+    if not tested:
+        return {}
+    answers = {
+        name: [[line["answer"] for line in RunFolder(run.folder).read_answers()] for run in runs]
+        for name, runs in tested.items()
+    }
+    return significance.draws(splits.task, study.metric, splits.test, answers)
+
+
+def _method(study: Study, contender: Contender, runs: list[Run]) -> dict[str, Any]:
+    results = [run.results for run in runs]
+    found: dict[str, Any] = {
+        "type": contender.entry.settings["type"],
+        "settings": contender.entry.settings,
+        "learning_rate": contender.rate,
+        "rates": [_trial(study, contender, rung, k) for rung, known in contender.rungs.items() for k in sorted(known)],
+        "seeds": contender.runs,
+        "failed": {seed: outcome.error for seed, outcome in contender.seeds.items() if outcome.error},
+        "validation": [one["validation"][study.metric] for one in results],
+        "test": [one["test"][study.metric] for one in results],
+        "trainable_parameters": contender.trainable,
+        "refused": contender.refused,
+    }
+    if results:
+        seconds = [one["answering"]["seconds"] / one["answering"]["rows"] for one in results]
+        found |= {
+            "total_parameters": results[0]["total_parameters"],
+            "adapter_bytes": results[0]["adapter_bytes"],
+            "peak_memory_bytes": max(one["train"]["peak_memory_bytes"] for one in results),
+            "train_seconds": statistics.median(one["train"]["seconds"] for one in results),
+            "answering_seconds_per_row": min(seconds),
+        }
+    return found
+
+
+def _trial(study: Study, contender: Contender, rung: int, exponent: int) -> dict[str, Any]:
+    """A learning rate that was tried; `value` is None where training diverged."""
+    score = contender.rungs[rung][exponent]
+    return {
+        "learning_rate": rates.rate(contender.entry.centre, exponent),
+        "share": rates.share(rung, study.steps),
+        "value": study.sign * score if math.isfinite(score) else None,
+    }
+
+
+def _baselines(study: Study) -> dict[str, float]:
+    """Of the answer that never looks, and of simple models of the field."""
+    found = study.base.ground.baselines
+    named = {found["baseline"]["name"]: found["baseline"], **found["baselines"]}
+    return {name: metrics[study.metric] for name, metrics in named.items() if study.metric in metrics}
+
+
+def _best_run(runs: list[Run], validations: list[float], sign: float) -> str:
+    place = max(range(len(runs)), key=lambda index: sign * validations[index])
+    return str(runs[place].folder)
+
+
+def _against(
+    study: Study, best: str, tests: Mapping[str, list[float]], drawn: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The chosen method minus each other one: difference, interval, corrected p, and what that says."""
+    others = [name for name in tests if name != best]
+    apart = {name: statistics.mean(tests[best]) - statistics.mean(tests[name]) for name in others}
+    p = {name: significance.p_value(apart[name], drawn[best] - drawn[name]) for name in others}
+    corrected = significance.holm(p)
+    words = {True: "the chosen one is better", False: "the chosen one is worse"}
+    return {
+        name: {
+            "difference": apart[name],
+            "interval": significance.interval(drawn[best] - drawn[name]),
+            "p": p[name],
+            "p_corrected": corrected[name],
+            "verdict": words[study.sign * apart[name] > 0] if corrected[name] < 0.05 else "no difference shown",
+        }
+        for name in others
+    }
+
+
+def _fronts(methods: Mapping[str, Mapping[str, Any]], sign: float) -> dict[str, list[str]]:
+    tested = {name: one for name, one in methods.items() if "mean" in one}
+    return {
+        cost: front({name: (float(one[cost]), sign * one["mean"]) for name, one in tested.items()}) for cost in COSTS
+    }
