@@ -168,6 +168,7 @@ def compare(
     data: Mapping[str, Any],
     output_dir: str | Path,
     training: Mapping[str, Any] | None = None,
+    forgetting: Mapping[str, Any] | None = None,
     seeds: int = 3,
     budget: float | None = None,
     tune: bool = True,
@@ -181,7 +182,8 @@ def compare(
     the seconds for all of it, and what did not fit is said in `left_out`. Chosen is the best on the validation rows;
     differences on the test rows come with intervals and corrected p-values. `resume` goes on after a kill.
     """
-    common = {"task": task, "model": model, "data": dict(data), "training": dict(training or {})}
+    common: dict[str, Any] = {"task": task, "model": model, "data": dict(data), "training": dict(training or {})}
+    common["forgetting"] = dict(forgetting or {})
     first = next(iter(methods), "lora")
     given = methods[first] if isinstance(methods, Mapping) else first
     values = {**common, "method": _as_settings(given), "output_dir": str(output_dir)}

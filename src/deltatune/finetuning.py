@@ -25,6 +25,7 @@ from deltatune.data.usable import usable
 from deltatune.engine.fingerprint import exact_hash
 from deltatune.engine.precision import base_dtype
 from deltatune.evaluate.answer import Answered, answers
+from deltatune.evaluate.forgetting import forgotten, general_texts
 from deltatune.evaluate.score import measured
 from deltatune.ground import Ground, attached
 from deltatune.report import curves
@@ -80,6 +81,7 @@ def finetune(
     method: Method | str | Mapping[str, Any] = "lora",
     output_dir: str | Path,
     training: Mapping[str, Any] | None = None,
+    forgetting: Mapping[str, Any] | None = None,
     resume: bool = False,
     allow_change: Collection[str] = (),
     quiet: bool = False,
@@ -92,6 +94,7 @@ def finetune(
         "data": dict(data),
         "method": given,
         "training": dict(training or {}),
+        "forgetting": None if forgetting is None else dict(forgetting),
         "output_dir": str(output_dir),
     }
     return _run(RunSettings.parse(values, ""), resume=resume, allowed=allow_change, quiet=quiet)
@@ -142,6 +145,8 @@ class Running:
         self.examples: Mapping[str, Sequence[Example]] = {}
         self.trunk: dict[str, Any] = {}
         self.before: dict[str, Any] = {}
+        self.texts: list[str] = []
+        """What the base's forgetting is measured on, where it is."""
         self.latest: Answered | None = None
         self.best: Answered | None = None
         """Answers of the best adapter so far to the validation rows."""
@@ -172,6 +177,8 @@ class Running:
     def begin(self, *, resume: bool) -> None:
         """Scores the adapter as it starts, checks the settings by it, and makes the folder."""
         if not self.trial:
+            if (asked := self.settings.forgetting) is not None:
+                self.texts = general_texts(asked, self.ground.splits.validation[: asked.rows], self.task)
             self.before = self.measured("test", self.answers("test"))
             check(self.job, self.before)  # whatever is wrong with the settings shows before there is a folder
         self.folder.open(self.resolved, resume=resume)
@@ -236,6 +243,15 @@ class Running:
         )
         return {"test": self.measured("test", answered), "answering": {"seconds": seconds, "rows": len(places)}}
 
+    def forgotten(self) -> dict[str, Any]:
+        """What the base forgot, where that is asked for."""
+        asked = self.settings.forgetting
+        if asked is None:
+            return {}
+        examples, processor = self.ground.examples["validation"][: asked.rows], self.ground.loaded.processor
+        size = self.settings.training.per_device_eval_batch_size
+        return {"forgetting": forgotten(self.adapter, self.task, processor, examples, self.texts, self.name, size)}
+
     def save(self) -> None:
         """Writes the adapter as it is."""
         self.adapter.save(self.folder.adapter, base_model=self.name, task_type=self.task.peft_task, facts=self.facts)
@@ -246,7 +262,7 @@ class Running:
         results = _results(self.settings, self.ground.splits, self.adapter, done)
         results["validation"] = self.validation(done)
         if not self.trial:
-            results |= self.ground.baselines | {"before": self.before} | self.tested()
+            results |= self.ground.baselines | {"before": self.before} | self.tested() | self.forgotten()
         self.facts["results"] = {
             part: {k: v for k, v in results[part].items() if isinstance(v, float)}
             for part in ("validation", "test")

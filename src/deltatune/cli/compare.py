@@ -74,8 +74,8 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
     columns = ("", f"test {results['metric']}", "95 % interval", "difference", "p (corrected)")
     show.table(f"{results['task']} with {results['base_model']}", columns, quality, right=(1, 3, 4), marked=marked)
     costs = [_costs(name, tested[name]) for name in order]
-    names = ("", "rate", "seeds", "trained", "adapter", "memory", "training")
-    show.table("what they cost", names, costs, right=tuple(range(1, 7)), marked=marked)
+    names = ("", "rate", "seeds", "trained", "adapter", "memory", "training", "forgets")
+    show.table("what they cost", names, costs, right=tuple(range(1, 8)), marked=marked)
     for name, one in results["methods"].items():
         if one["refused"]:
             typer.echo(f"refused: {name}: {one['refused']}", err=True)
@@ -99,4 +99,5 @@ def _costs(name: str, one: dict[str, Any]) -> tuple[str, ...]:
     return (
         *(name, f"{one['learning_rate']:.3g}", str(len(one["seeds"])), f"{one['trainable_parameters']:,}"),
         *(show.size(one["adapter_bytes"]), show.size(one["peak_memory_bytes"]), f"{one['train_seconds']:.0f} s"),
+        "-" if one["forgetting"] is None else f"{one['forgetting']:.3f}",
     )

@@ -181,6 +181,7 @@ class Study:
         if training["max_steps"] is not None:
             length["max_steps"] = max(1, round(training["max_steps"] * share))
         common = {key: given[key] for key in ("task", "model", "data")}
+        common["forgetting"] = given["forgetting"] or {}
         own = {
             "method": contender.entry.settings,
             "training": {"seed": seed, "learning_rate": rate or contender.entry.centre, **length},

@@ -21,6 +21,7 @@ COSTS = {
     "peak_memory_bytes": "peak memory",
     "train_seconds": "training time",
     "answering_seconds_per_row": "time per answer",
+    "forgetting": "forgetting",
 }
 """What quality is weighed against -> in words."""
 
@@ -98,8 +99,25 @@ def _method(study: Study, contender: Contender, runs: list[Run]) -> dict[str, An
             "peak_memory_bytes": max(one["train"]["peak_memory_bytes"] for one in results),
             "train_seconds": statistics.median(one["train"]["seconds"] for one in results),
             "answering_seconds_per_row": min(seconds),
+            "forgetting": _forgetting(results),
+            "language": _language(results),
         }
     return found
+
+
+def _forgetting(results: list[dict[str, Any]]) -> float | None:
+    """1 minus the agreement with the base's representations, mean over the seeds; None where it has no blocks."""
+    agreements = [one["forgetting"]["agreement"].get("on") for one in results]
+    known = [value for value in agreements if value is not None and math.isfinite(value)]
+    return 1 - statistics.mean(known) if len(known) == len(agreements) else None
+
+
+def _language(results: list[dict[str, Any]]) -> dict[str, float] | None:
+    """The base's loss on texts before, and after with the adapter on, mean over the seeds; None without such a head."""
+    losses = [one["forgetting"]["language"] for one in results]
+    if any("why" in one for one in losses):
+        return None
+    return {"before": losses[0]["off"], "after": statistics.mean(one["on"] for one in losses)}
 
 
 def _trial(study: Study, contender: Contender, rung: int, exponent: int) -> dict[str, Any]:
@@ -148,5 +166,7 @@ def _against(
 def _fronts(methods: Mapping[str, Mapping[str, Any]], sign: float) -> dict[str, list[str]]:
     tested = {name: one for name, one in methods.items() if "mean" in one}
     return {
-        cost: front({name: (float(one[cost]), sign * one["mean"]) for name, one in tested.items()}) for cost in COSTS
+        cost: front({name: (float(one[cost]), sign * one["mean"]) for name, one in tested.items()})
+        for cost in COSTS
+        if all(one[cost] is not None for one in tested.values())
     }

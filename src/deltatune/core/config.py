@@ -202,6 +202,15 @@ class TrainingSettings(Settings):
     """Learn from a teacher too; none means from the labels alone."""
 
 
+class ForgettingSettings(Settings):
+    """Measuring what the base knew before and after."""
+
+    texts: str | None = None
+    """File of general texts (a column `text`); none takes those of the validation rows, where they are texts."""
+    rows: Annotated[int, Field(ge=4)] = 256
+    """Validation rows and texts that are looked at."""
+
+
 class RunSettings(Settings):
     """One run: what to learn, on which model, from which rows, by which method."""
 
@@ -223,6 +232,8 @@ class RunSettings(Settings):
     """Method type, a mapping with `type` and its settings (`{type: lora, r: 8}`), or a list of these: a mix."""
     training: TrainingSettings = TrainingSettings()
     """How to train."""
+    forgetting: ForgettingSettings | None = None
+    """Measure what the base forgot; none does not."""
     output_dir: str
     """Run folder; refused when it already holds another run."""
 
