@@ -103,7 +103,12 @@ def test_fronts_name_what_nothing_beats(plain):
             assert (name not in names) == beaten
 
 
-def test_rates_are_searched_on_the_validation_rows_only(place, tmp_path):
+@pytest.fixture
+def no_baselines(monkeypatch):
+    monkeypatch.setattr("deltatune.comparison.entry.BASELINES", ())
+
+
+def test_rates_are_searched_on_the_validation_rows_only(place, tmp_path, no_baselines):
     done = compared(place, tmp_path / "tuned", methods=[], seeds=1, tune=True)
     for name, one in done.results["methods"].items():
         tried = {trial["learning_rate"]: trial["value"] for trial in one["rates"]}
@@ -118,7 +123,7 @@ def test_rates_are_searched_on_the_validation_rows_only(place, tmp_path):
         assert not list(trial.glob("checkpoint-*"))
 
 
-def test_what_the_model_refuses_is_said_and_the_others_go_on(place, tmp_path):
+def test_what_the_model_refuses_is_said_and_the_others_go_on(place, tmp_path, no_baselines):
     wanted = {"none": {"type": "lora", "target_modules": ["nothing.like.it"]}, "lora": "lora"}
     done = compared(place, tmp_path / "refused", methods=wanted, seeds=1)
     assert "nothing.like.it" in done.results["methods"]["none"]["refused"]
@@ -126,14 +131,18 @@ def test_what_the_model_refuses_is_said_and_the_others_go_on(place, tmp_path):
     assert done.results["methods"]["lora"]["test"]
 
 
-def test_what_the_budget_leaves_out_is_said(place, tmp_path):
-    done = compared(place, tmp_path / "short", budget=1.0, tune=True, seeds=3)
-    assert any("learning rates of lora" in what for what in done.results["left_out"])
-    assert any("with seed 44" in what for what in done.results["left_out"])
-    assert "budget ended" in done.results["verdict"]
-    longer = compared(place, tmp_path / "short", budget=None, tune=True, seeds=3, resume=True)
+def test_what_the_budget_leaves_out_is_said_and_done_when_it_grows(place, tmp_path, no_baselines):
+    short = compared(place, tmp_path / "short", methods=[], budget=1.0, tune=True)
+    said = short.results["left_out"]
+    assert any("learning rates of lora" in what for what in said)
+    assert any("lora with seed 43" in what for what in said)
+    assert f"budget ended before {len(said)} further" in short.results["verdict"]
+    longer = compared(place, tmp_path / "short", methods=[], budget=None, tune=True, resume=True)
     assert not longer.results["left_out"]
-    assert all(one["seeds"] == [42, 43, 44] for one in longer.results["methods"].values())
+    assert longer.results["methods"]["lora"]["seeds"] == [42, 43]
+    more = compared(place, tmp_path / "short", methods=[], tune=True, resume=True, seeds=3)
+    assert more.results["methods"]["lora"]["test"][:2] == longer.results["methods"]["lora"]["test"]
+    assert more.results["methods"]["lora"]["seeds"] == [42, 43, 44]
 
 
 def test_a_comparison_that_was_killed_goes_on_to_the_same_end(place, plain, tmp_path):

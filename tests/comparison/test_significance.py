@@ -34,10 +34,10 @@ def test_one_seed_has_the_standard_error_of_a_share():
 def test_a_difference_is_drawn_in_pairs():
     first = luck(0.8, 0)
     second = first.copy()
-    second[:20] = ~second[:20]  # differs in 20 rows only
+    second[:12] = ~second[:12]  # differs in 12 rows only
     drawn = significance.draws(TASK, "accuracy", ROWS, {"a": [answered(first)], "b": [answered(second)]})
     each = first.astype(float) - second.astype(float)
-    assert (drawn["a"] - drawn["b"]).std() == pytest.approx(each.std() / math.sqrt(len(ROWS)), rel=0.06)
+    assert (drawn["a"] - drawn["b"]).std() == pytest.approx(each.std() / math.sqrt(len(ROWS)), rel=0.1)
     assert (drawn["a"] - drawn["b"]).std() < 0.5 * drawn["a"].std()
 
 
@@ -48,7 +48,8 @@ def test_seeds_that_differ_widen_the_interval():
     assert drawn["apart"].std() > 1.5 * drawn["same"].std()
 
 
-def test_a_share_of_rows_and_the_metric_itself_are_drawn_alike():
+def test_a_share_of_rows_and_the_metric_itself_are_drawn_alike(monkeypatch):
+    monkeypatch.setattr(significance, "DRAWS", 400)
     answers = {"a": [answered(luck(0.75, 3))]}
     by_rows = significance.draws(TASK, "accuracy", ROWS, answers)["a"]
     by_metric = significance.draws(TASK, "macro_f1", ROWS, answers)["a"]

@@ -9,6 +9,7 @@ import typer
 
 from deltatune.cli import show
 from deltatune.cli.train import going_on, overrides
+from deltatune.core.amounts import size
 from deltatune.core.errors import SettingsError
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -85,7 +86,7 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
         typer.echo(f"left out: {what}", err=True)
     typer.echo(results["verdict"])
     if results["best_run"]:
-        typer.echo(f"next: deltatune predict {results['best_run']} --input FILE   |   all of it: {folder}/results.json")
+        typer.echo(f"next: deltatune predict {results['best_run']} --input FILE   |   all of it: {folder}/report.html")
 
 
 def _quality(name: str, results: dict[str, Any]) -> tuple[str, ...]:
@@ -98,6 +99,6 @@ def _quality(name: str, results: dict[str, Any]) -> tuple[str, ...]:
 def _costs(name: str, one: dict[str, Any]) -> tuple[str, ...]:
     return (
         *(name, f"{one['learning_rate']:.3g}", str(len(one["seeds"])), f"{one['trainable_parameters']:,}"),
-        *(show.size(one["adapter_bytes"]), show.size(one["peak_memory_bytes"]), f"{one['train_seconds']:.0f} s"),
+        *(size(one["adapter_bytes"]), size(one["peak_memory_bytes"]), f"{one['train_seconds']:.0f} s"),
         "-" if one["forgetting"] is None else f"{one['forgetting']:.3f}",
     )

@@ -1,6 +1,7 @@
 """Compare: from a config to a table of methods that stands up to questions.
 
-A comparison folder: comparison.yaml, trials.jsonl, trials/ and runs/ (run folders), results.json.
+A comparison folder: comparison.yaml, trials.jsonl, trials/ and runs/ (run folders), results.json,
+report.html.
 """
 
 import json
@@ -18,6 +19,7 @@ from deltatune.core import registry
 from deltatune.core.config import RunSettings, read_yaml
 from deltatune.core.errors import SettingsError
 from deltatune.finetuning import resolve
+from deltatune.report.comparison import comparison_page
 from deltatune.store import atomic
 from deltatune.store.run import RunFolder, writing
 from deltatune.train.signals import Signals
@@ -68,6 +70,7 @@ def compare(
         results = summary(study)
         with writing(str(folder / "results.json")):
             atomic.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
+            atomic.write_text(folder / "report.html", comparison_page(results))
     return Comparison(folder, results)
 
 

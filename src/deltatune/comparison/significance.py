@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deltatune.core.interval import PROPORTIONS
 from deltatune.core.task import Row, Task
-from deltatune.evaluate.score import PROPORTIONS
 
 Answers = Sequence[Mapping[str, Any]]
 DRAWS = 2000

@@ -13,17 +13,8 @@ from deltatune.comparison.fronts import front
 from deltatune.comparison.study import Contender, Study
 from deltatune.comparison.verdict import verdict
 from deltatune.finetuning import Run
+from deltatune.report.comparison import COSTS
 from deltatune.store.run import RunFolder
-
-COSTS = {
-    "trainable_parameters": "trained parameters",
-    "adapter_bytes": "adapter file",
-    "peak_memory_bytes": "peak memory",
-    "train_seconds": "training time",
-    "answering_seconds_per_row": "time per answer",
-    "forgetting": "forgetting",
-}
-"""What quality is weighed against -> in words."""
 
 
 def summary(study: Study) -> dict[str, Any]:

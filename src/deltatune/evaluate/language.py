@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from deltatune.core import tokens
 from deltatune.core.errors import SettingsError
-from deltatune.core.pretrained import pretrained
+from deltatune.core.pretrained import pretrained, processor_of
 
 MASKED = 0.15
 """Share of the tokens that are masked and predicted (Devlin et al. 2019)."""
@@ -35,7 +35,7 @@ class Language:
 
         Raises `SettingsError` where the checkpoint has no head for tokens.
         """
-        names = tuple(AutoConfig.from_pretrained(base).architectures or ())
+        names = tuple(processor_of(AutoConfig, base, "a language model").architectures or ())
         causal = any(name.endswith(CAUSAL) for name in names)
         kind, loader = ("causal", AutoModelForCausalLM) if causal else ("masked", AutoModelForMaskedLM)
         dtype = next(network.parameters()).dtype

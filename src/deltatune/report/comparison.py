@@ -20,6 +20,7 @@ COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "peak_memory_bytes": ("peak memory", size),
     "train_seconds": ("training time", duration),
     "answering_seconds_per_row": ("time per answer", duration),
+    "forgetting": ("forgetting (1 - agreement with the base)", "{:.3f}".format),
 }
 """What quality is weighed against -> in words, and how it is written."""
 SMALL = (2.9, 2.1)
