@@ -1,13 +1,16 @@
 """The range test on curves whose answer is known, and the labels that look wrong on features that tell the classes."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 
+import deltatune
 from deltatune.rehearsal.rate_line import judged_rate
 from deltatune.rehearsal.rates import Sweep
 from deltatune.rehearsal.suspected import judged_by_others
+from rehearsal.planted import texts
 
 RATES = np.geomspace(1e-5, 1e-1, 41).tolist()
 
@@ -97,3 +100,16 @@ def test_rows_of_a_group_do_not_judge_each_other():
     assert judged_by_others(features, labels).auc > 0.95
     apart = judged_by_others(features, labels, groups.tolist())
     assert apart.auc < 0.7
+
+
+def test_a_picture_that_cannot_be_made_is_said_and_stops_nothing(tmp_path, monkeypatch):
+    lines = rehearsed(tmp_path, plot=tmp_path / "no such folder" / "rates.png")
+    assert lines["learning rate"].status == "pass" and "no picture" in lines["learning rate"].seen
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    lines = rehearsed(tmp_path, plot=tmp_path / "rates.png")
+    assert "matplotlib is missing" in lines["learning rate"].seen and not (tmp_path / "rates.png").exists()
+
+
+def rehearsed(place, plot):
+    done = deltatune.rehearse(texts(place) / "run.yaml", budget_s=4, plot=plot)
+    return {line.name: line for line in done.lines}

@@ -5,7 +5,7 @@ import numpy as np
 from deltatune.rehearsal.line import Line, judged, passed
 from deltatune.rehearsal.stage import Stage
 
-TRUNCATED = (0.02, 0.3)
+TRUNCATED = (0.05, 0.6)
 """Shares of the training rows that lose something to the limit."""
 QUANTILES = {"shortest": 0.0, "median": 0.5, "95 %": 0.95, "longest": 1.0}
 

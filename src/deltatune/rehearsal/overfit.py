@@ -8,7 +8,9 @@ from deltatune.rehearsal.pace import batches_within, cost_s
 from deltatune.rehearsal.practice import practising
 from deltatune.rehearsal.stage import Stage
 
-MOST_STEPS, FEWEST_STEPS, ROWS = 40, 8, 8
+MOST_STEPS, FEWEST_STEPS, ROWS = 40, 12, 8
+ENOUGH = 20
+"""Steps from which on a batch that is not learned is a fault, not impatience."""
 FAR, LITTLE = 0.5, 0.85
 """Shares of the first loss: below the one the batch is learned, above the other it is not."""
 
@@ -17,7 +19,7 @@ def overfit_line(stage: Stage, rate: float | None) -> tuple[Line, dict[str, Tens
     """Loss of one batch before and after some steps at a rate, and the adapter as it was then."""
     seconds = stage.clock.share(0.2)
     chosen = stage.rate if rate is None else rate
-    (rows,) = batches_within(stage, seconds, 2 * FEWEST_STEPS, ROWS)
+    (rows,) = batches_within(stage, seconds, ENOUGH, ROWS)
     steps = affordable(seconds, cost_s(stage, rows), FEWEST_STEPS, MOST_STEPS)
     with practising(stage, steps) as practice:
         examples = [stage.running.examples["train"][row] for row in rows]
@@ -35,4 +37,4 @@ def _judged(before: float, after: float, steps: int, size: int, rate: float) -> 
     if after <= FAR * before:
         return passed("one batch", seen, **details)
     fix = "look at labels and method.target_modules, give the adapter more size, or rehearse longer (--budget)"
-    return (warned if after <= LITTLE * before else failed)("one batch", seen, fix, **details)
+    return (failed if after > LITTLE * before and steps >= ENOUGH else warned)("one batch", seen, fix, **details)

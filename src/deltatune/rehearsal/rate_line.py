@@ -1,6 +1,7 @@
 """Rate line: the config's learning rate against the range test, with a picture."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from deltatune.rehearsal.line import Line, failed, passed, warned
@@ -22,9 +23,20 @@ def rate_line(stage: Stage, plot: Path | None) -> tuple[Line, float | None]:
     found = sweep(stage)
     line = judged_rate(found, stage.rate, planned(stage))
     if plot is not None and found.losses:
-        draw(found, stage.rate, plot, of=stage.adapter.method.type)
+        line = _drawn(line, found, stage, plot)
     low, high = found.suggested if found.fell else (0.0, 0.0)
     return line, (math.sqrt(low * high) if found.fell else None)
+
+
+def _drawn(line: Line, found: Sweep, stage: Stage, plot: Path) -> Line:
+    """The line, which says so where no picture could be made."""
+    try:
+        draw(found, stage.rate, plot, of=stage.adapter.method.type)
+    except ModuleNotFoundError:
+        return replace(line, seen=f"{line.seen}; no picture: matplotlib is missing (pip install 'deltatune[report]')")
+    except OSError as error:
+        return replace(line, seen=f"{line.seen}; no picture: {error}")
+    return line
 
 
 def planned(stage: Stage) -> float:
