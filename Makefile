@@ -6,7 +6,7 @@
 # make torture  the long tests of reliability: hundreds of kills, every byte of a checkpoint
 # make bench    the benchmarks that need no GPU
 # make lock     the hashes of what constraints.txt names, after a change there
-# make gpu      the tests that need a GPU, with the machine's own python3
+# make gpu      the tests and the benchmark that need a GPU, with the machine's own python3
 
 PYTHON ?= python3
 VENV := .venv
@@ -61,6 +61,7 @@ lock: $(STAMP)
 
 gpu:
 	PYTHONPATH=src $(PYTHON) -m pytest -m gpu -p no:cacheprovider tests
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) runs
