@@ -52,8 +52,11 @@ torture: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python examples/models.py minilm
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/load.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trunk.py
+	$(BIN)/python examples/data.py reviews
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/load.py --rounds 3
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trunk.py --pairs 7
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sweep.py --rows 600 --epochs 2 --rounds 1
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/job.py --rows 1000 --epochs 2
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step.py --rounds 3 --methods lora dora ia3 loha lokr
 
 lock: $(STAMP)

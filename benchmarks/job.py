@@ -26,6 +26,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bars import bars
 from step import processor
 
 PAGE, PLOT = Path("docs/results/job.md"), Path("docs/results/job.svg")
@@ -225,6 +226,8 @@ def write(found: dict[str, list[tuple[float, float]]], rows: int, epochs: int, s
         lines.append(f"| {name} | {seconds:.0f} | {seconds / own:.2f} | {statistics.mean(accuracy):.1%} | {ends} |")
     lines += ["", "| part of ours | share |", "|---|---:|"]
     lines += [f"| {part} | {share:.1%} |" for part, share in sorted(shares.items(), key=lambda pair: -pair[1])]
+    medians = {name: statistics.median(seconds for seconds, _ in runs) for name, runs in found.items()}
+    bars(PLOT, f"CPU seconds of a whole job, {rows:,} rows, {epochs} epochs", medians, "{:.0f}")
     begin, end = "<!-- table:start -->\n", "<!-- table:end -->"
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(end)

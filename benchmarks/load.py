@@ -6,7 +6,7 @@ CPU time of one process, one thread; the two libraries alternate, the least and 
 on all 224 linear layers of a 32-layer Llama-shaped model that is narrow: these costs are per layer, not per value.
 Parameter creation (the tensors A and B alone) is measured too, because any library has to pay for it. Mixed rows: 32
 rows of 64 tokens through a six-layer encoder of width 384, every row with one of k adapters, forward without gradient,
-against a single adapter for all rows; outputs of both libraries are compared. Writes docs/results/load.md.
+against a single adapter for all rows; outputs of both libraries are compared. Writes docs/results/load.md and load.svg.
 """
 
 import argparse
@@ -21,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bars import bars
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import deltatune
 
-PAGE = Path("docs/results/load.md")
+PAGE, PLOT = Path("docs/results/load.md"), Path("docs/results/load.svg")
+NAMES = ((0, "ours"), (1, "peft"))
+"""Place in a measurement of mixed rows, and whose it is."""
 LAYERS, RANK, LOADS = 32, 8, 30
 ROWS, TOKENS, MIXES = 32, 64, (1, 2, 8, 32)
 Times = dict[str, float]
@@ -43,8 +46,11 @@ def main() -> None:
     tables = [
         table("LoRA r = 8, 224 linear layers", [adapters_of(decoder()) for _ in range(rounds + 1)][1:]),
         table(f"{LOADS} loads of the same folder", [loads_of(decoder()) for _ in range(max(2, rounds // 2))]),
-        mixed(rounds),
     ]
+    ratios = mixed(rounds)
+    tables.append(mixed_table(ratios))
+    shown = {f"{name}, {count} adapters": ratios[count][place] for count in MIXES for place, name in NAMES}
+    bars(PLOT, "Rows of a batch with k adapters: times one adapter for all rows", shown, "{:.2f}")
     before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table:start -->\n")
     _, mark, after = rest.partition("<!-- table:end -->")
     lines = "\n\n".join("\n".join(lines) for lines in tables)
@@ -153,8 +159,8 @@ def table(title: str, found: list[Times]) -> list[str]:
 
 
 @torch.no_grad()
-def mixed(rounds: int) -> list[str]:
-    """A batch whose rows have different adapters, as a multiple of one adapter for all."""
+def mixed(rounds: int) -> dict[int, tuple[float, float, float]]:
+    """A batch whose rows have k adapters, ours and peft's, as multiples of one for all; how far outputs differ."""
     base, ids = encoder(), torch.randint(5, 999, (ROWS, TOKENS))
     ours, theirs = copy.deepcopy(base), None
     with tempfile.TemporaryDirectory() as folder:
@@ -168,7 +174,7 @@ def mixed(rounds: int) -> list[str]:
             else:
                 theirs.load_adapter(place, adapter_name=f"n{n}")
     assert theirs is not None
-    lines = ["| adapters in a batch of 32 rows | ours | peft | outputs differ by |", "|---|---:|---:|---:|"]
+    found = {}
     for count in MIXES:
         names = [f"n{row % count}" for row in range(ROWS)]
         calls = [
@@ -178,9 +184,16 @@ def mixed(rounds: int) -> list[str]:
         ]
         outputs = [call().last_hidden_state for call in calls]
         times = [[seconds(call) for call in calls] for _ in range(rounds)]
-        ratios = [statistics.median(row[place] / row[0] for row in times) for place in (1, 2)]
-        apart = float((outputs[1] - outputs[2]).abs().max())
-        lines.append(f"| {count} | {ratios[0]:.2f} x | {ratios[1]:.2f} x | {apart:.0e} |")
+        own, other = (statistics.median(row[place] / row[0] for row in times) for place in (1, 2))
+        found[count] = own, other, float((outputs[1] - outputs[2]).abs().max())
+    return found
+
+
+def mixed_table(found: dict[int, tuple[float, float, float]]) -> list[str]:
+    """A line for every number of adapters."""
+    lines = ["| adapters in a batch of 32 rows | ours | peft | outputs differ by |", "|---|---:|---:|---:|"]
+    for count, (own, other, apart) in found.items():
+        lines.append(f"| {count} | {own:.2f} x | {other:.2f} x | {apart:.0e} |")
     return lines
 
 
