@@ -74,7 +74,7 @@ def run(
 def _say(line: Any) -> None:
     """One line as it comes, and what would mend it."""
     typer.echo(
-        f"{typer.style(line.status, fg=STYLES[line.status])}  {typer.style(line.name, bold=True):<15}  {line.seen}"
+        f"{typer.style(line.status, fg=STYLES[line.status])}  {typer.style(f'{line.name:<15}', bold=True)}  {line.seen}"
     )
     if line.fix:
         typer.echo(f"      try: {line.fix}")

@@ -31,7 +31,7 @@ def run(
     network = model or _ask("3. Which pretrained model: a hub name or a folder?", suggested)
     wanted = goal or _ask(f"4. What counts most: {', '.join(first_config.GOALS)}?", "quality")
     folder = output_dir or _ask("5. Where does the run go?", f"runs/{Path(source).stem}")
-    text = first_config.first_config(proposal, source, len(table.records), network, wanted, folder)
+    text = first_config.first_config(path, proposal, source, len(table.records), network, wanted, folder)
     first_config.write(text, path)
     typer.echo(f"{path} is written")
     if not Path(network).is_dir():

@@ -20,8 +20,8 @@ PASSES = ((500, 20), (3_000, 8), (20_000, 4))
 """Rows of a file up to which so many passes are proposed; 2 for larger ones."""
 
 
-def first_config(proposal: Proposal, data: str, rows: int, model: str, goal: str, output_dir: str) -> str:
-    """The text of the file; raises `SettingsError` for an unknown goal."""
+def first_config(path: Path, proposal: Proposal, data: str, rows: int, model: str, goal: str, output_dir: str) -> str:
+    """The text of the file at `path`; raises `SettingsError` for an unknown goal."""
     if goal not in GOALS:
         raise SettingsError(f"goal {goal!r} is unknown", hint=did_you_mean(goal, GOALS))
     method, why = GOALS[goal]
@@ -29,8 +29,9 @@ def first_config(proposal: Proposal, data: str, rows: int, model: str, goal: str
     where = f"{{train: {quoted(data)}" + (f", columns: {{{columns}}}}}" if columns else "}")
     epochs = next((passes for most, passes in PASSES if rows <= most), 2)
     named = "a folder" if Path(model).is_dir() else "a hub name: it is fetched the first time; a folder works too"
-    return f"""# {proposal.title}. Try it:    deltatune check THIS_FILE      (about a minute)
-# Train it:  deltatune train THIS_FILE      Every key: docs/training.md, docs/data.md, docs/tasks/{proposal.task}.md
+    return f"""# {proposal.title}.
+# deltatune check {path.name}      tries it, in about a minute
+# deltatune train {path.name}      every key: docs/training.md, docs/data.md, docs/tasks/{proposal.task}.md
 task: {proposal.task}
 model: {quoted(model)} # {named}
 # a tenth of the rows each is split off for validation and test; name files of your own with validation: and test:

@@ -93,7 +93,9 @@ def rehearse(
     show_mask: int = 0,
     say: Callable[[Line], None] = lambda _: None,
 ) -> Rehearsal:
-    """Tries what a YAML file describes on some of its rows, in about `budget_s` seconds; nothing of it is kept.
+    """Tries what a YAML file describes on some of its rows; nothing of it is kept.
+
+    Reading all rows takes as long as it takes, what comes then about `budget_s` seconds.
 
     `plot` is where the picture of the range test goes, `accept` names lines that may fail (they become warnings), `say`
     hears every line as it comes. Raises `SettingsError` for settings that no run could have.
@@ -103,25 +105,25 @@ def rehearse(
     settings = RunSettings.parse(override(read_yaml(Path(path)), overrides or {}), "")
     task, method = registry.task(settings.task), registry.method(settings.method)
     done = Rehearsal(task.type, method.type, settings.model)
-    clock = Clock(budget_s)
+    whole = Clock(budget_s)
 
     def add(line: Line) -> None:
         done.lines.append(line.accepted() if line.name in accept else line)
         say(done.lines[-1])
 
     with _notices() as notices, tempfile.TemporaryDirectory(prefix="deltatune-check-") as folder:
-        for line in _lines(settings, method, clock, Path(folder), plot, done, show_mask):
+        for line in _lines(settings, method, budget_s, Path(folder), plot, done, show_mask):
             add(line)
     if notices:
         add(warned("notices", "; ".join(notices[:3]), "a training would say this too", notices=notices))
-    done.seconds = clock.elapsed_s
+    done.seconds = whole.elapsed_s
     return done
 
 
 def _lines(
     settings: RunSettings,
     method: Method,
-    clock: Clock,
+    budget_s: float,
     folder: Path,
     plot: str | Path | None,
     done: Rehearsal,
@@ -137,7 +139,7 @@ def _lines(
 
     def load() -> Line:
         try:
-            stages.append(stage_of(settings, method, splits[0], clock, folder))
+            stages.append(stage_of(settings, method, splits[0], Clock(budget_s), folder))
         except DataError as error:
             return unusable_line(error)
         return model_line(stages[0])
