@@ -22,7 +22,7 @@ def html():
 def test_facts_are_on_the_page(html):
     page = read(html)
     for fact in (
-        "Accuracy is 0.7500 on 4 test rows; the 95 % interval goes from 0.3000 to 0.9500.",
+        "On 4 test rows accuracy is 0.7500; the 95 % interval goes from 0.3000 to 0.9500.",
         "No difference from majority class (0.2500) and the model before training (0.2500) is shown",
         "LoRA on some/model, 12 training rows",
         "method.r 4",
@@ -131,7 +131,7 @@ def test_a_run_writes_its_page(tmp_path):
     settings = {"num_train_epochs": 1, "logging_steps": 2, "bf16": False}
     run = finetuned(tmp_path, settings)
     page = read((run.folder / "report.html").read_text())
-    assert f"{run.results['test']['accuracy']:.4f} on 8 test rows" in page.text
+    assert f"On 8 test rows accuracy is {run.results['test']['accuracy']:.4f}" in page.text
     assert len(page.named("svg")) >= 4 and "rows.csv:" in page.text
 
 

@@ -41,7 +41,7 @@ def run_page(record: RunRecord) -> str:
     best, lower = judged.perfect(record, rows), record.metric in record.task.lower_is_better
     found = verdict(results, lower)
     sure = calibration.bins(rows) if "ece" in results["test"] else []
-    show = partial(shown, record.task, perfect=best)
+    show, wrong = partial(shown, record.task, perfect=best), judged.most_wrong(rows, best)
     return page(
         "run.html.j2",
         record=record,
@@ -55,7 +55,8 @@ def run_page(record: RunRecord) -> str:
         confusion=tables.confusion(results["test"]),
         bins=sure,
         diagram=plots.drawn("Reliability of confidences", partial(calibration.diagram, found=sure)) if sure else None,
-        wrong=[show(one) for one in judged.most_wrong(rows, best)],
+        wrong=[show(one) for one in wrong],
+        sure_of_it=bool(wrong) and (wrong[0].certainty or 0.0) >= 0.5,
         uncertain=[show(one) for one in judged.least_certain(rows)],
         looked_at=len(rows),
         costs=costs.costs(results),

@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from deltatune.core.amounts import figure
 from deltatune.core.errors import DeltatuneError
 from deltatune.core.task import GROUP, Row, Task
 from deltatune.report.judged import Judged
@@ -36,9 +37,11 @@ class Shown:
     place: str
     """Name of the file, and line."""
     right: bool
-    certainty: float | None
+    standing: str
+    """Right or not, or how far from it; and how sure the model is."""
     asked: Mapping[str, str]
     wanted: str
+    """Empty where pieces, a picture or a plot say it."""
     answered: str
     wanted_pieces: Sequence[tuple[str, str | None]]
     answered_pieces: Sequence[tuple[str, str | None]]
@@ -50,26 +53,45 @@ def shown(task: Task, one: Judged, perfect: float) -> Shown:
     """A row as the task can show it."""
     wanted, name = task.wanted(one.row), Path(one.file).name
     place = f"{name}:{one.line}" if one.line else task.called(one.row)
-    pieces = task.marked(None, one.row)
+    pieces, pictures = task.marked(None, one.row), list(_pictures(task, one, wanted))
+    plot = drawn(f"answer to {place}", lambda axes: _plotted(axes, task, one), height=1.9)
+    answered = next(iter(one.answer.values()), None)
+    seen = len(pictures) > 1 or (plot is not None and isinstance(answered, list))
     return Shown(
         one.file,
         place,
         one.merit >= perfect,
-        one.certainty,
-        {} if pieces else _asked(task, one.row, wanted),
-        in_words(wanted),
-        in_words(next(iter(one.answer.values()), None)),
+        _standing(one, perfect),
+        {} if pieces else _asked(task, one.row, wanted, with_lists=plot is None),
+        "" if seen else in_words(wanted),
+        "" if seen else in_words(answered),
         pieces,
         task.marked(one.answer, one.row),
-        list(_pictures(task, one, wanted)),
-        drawn(f"answer to {place}", lambda axes: _plotted(axes, task, one), height=1.9),
+        pictures,
+        plot,
     )
 
 
-def _asked(task: Task, row: Row, wanted: Any) -> dict[str, str]:
-    """The words of a row that are not its answer and can be said."""
+def _standing(one: Judged, perfect: float) -> str:
+    """How good an answer is, in a few words."""
+    if one.merit >= perfect:
+        word = "right"
+    elif one.merit < 0:
+        word = f"error {figure(-one.merit)}"
+    else:
+        word = f"score {one.merit:.2f}" if one.merit else "not right"
+    return word if one.certainty is None else f"{word}, {100 * one.certainty:.0f} % sure"
+
+
+def _asked(task: Task, row: Row, wanted: Any, *, with_lists: bool) -> dict[str, str]:
+    """The words of a row that are not its answer and can be said; of a path the name of the file."""
+    files = {word for word, column in task.columns.items() if column.path}
     rest = {word: value for word, value in row.items() if word not in (task.label, GROUP) and value is not wanted}
-    return {word: text for word, value in rest.items() if (text := in_words(value))}
+    return {
+        word: Path(str(value)).name if word in files else text
+        for word, value in rest.items()
+        if (text := in_words(value)) and (with_lists or not isinstance(value, list))
+    }
 
 
 def _plotted(axes: Any, task: Task, one: Judged) -> bool:

@@ -57,8 +57,8 @@ class Verdict:
         """What was measured, then the rivals by how they stand."""
         low, high = self.interval
         found = [
-            f"{_capital(said(self.metric))} is {figure(self.value)} on {self.rows:,} test rows; the 95 % interval goes "
-            f"from {figure(low)} to {figure(high)}."
+            f"On {self.rows:,} test rows {said(self.metric)} is {figure(self.value)}; the 95 % interval goes from "
+            f"{figure(low)} to {figure(high)}."
         ]
         if names := _names(self, "better", with_values=True):
             found.append(f"Better than {names}.")
@@ -109,7 +109,9 @@ def _standing(ours: tuple[float, float], value: float, theirs: tuple[float, floa
 
 def _names(verdict: Verdict, standing: Standing, *, with_values: bool = False) -> str:
     own = [rival for rival in verdict.rivals if rival.standing == standing]
-    texts = [f"{rival.name} ({figure(rival.value)})" if with_values else rival.name for rival in own]
+    names = [f'"{rival.name}"' if "," in rival.name else rival.name for rival in own]
+    values = [f" ({figure(rival.value)})" if with_values else "" for rival in own]
+    texts = [name + value for name, value in zip(names, values, strict=True)]
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
