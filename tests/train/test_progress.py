@@ -1,13 +1,20 @@
-"""Progress: lines without a terminal, a bar with one, nothing when quiet."""
+"""Progress: lines without a terminal, a panel with one, nothing when quiet."""
 
+import contextlib
 import io
+import os
+import re
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
 
+from deltatune.train.live import View
 from deltatune.train.loop import train
-from train.toy import job
+from deltatune.train.plan import Position
+from deltatune.train.progress import Progress
+from train.toy import Toy, job
 
 
 def run(folder, *, quiet: bool = False):
@@ -30,17 +37,72 @@ def test_nothing_when_quiet(tmp_path, capsys):
     assert captured.out == captured.err == ""
 
 
+def test_lines_say_what_the_task_counts(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Toy, "counted", "images")
+    run(tmp_path)
+    assert "images/s" in capsys.readouterr().err
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_a_bar_on_a_terminal(tmp_path, monkeypatch, quiet):
+def test_a_panel_on_a_terminal(tmp_path, monkeypatch, quiet):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     run(tmp_path, quiet=quiet)
-    assert ("6/6" in terminal.getvalue()) == (not quiet)
-    assert ("validation" in terminal.getvalue()) == (not quiet)
+    for word in ("6/6", "validation accuracy", "loss", "memory"):
+        assert (word in terminal.getvalue()) == (not quiet), word
+
+
+def test_lines_on_a_terminal_that_cannot_move(tmp_path, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    run(tmp_path)
+    assert terminal.getvalue().startswith("step 3/6  loss 0.") and "\x1b" not in terminal.getvalue()
+
+
+def listen(terminal, said):
+    """Takes what is written to the other end until that is closed."""
+    with contextlib.suppress(OSError):
+        while chunk := os.read(terminal, 4096):
+            said.extend(chunk)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_real_pseudo_terminal(tmp_path, monkeypatch, plain):
+    """What stands there at the end are the evaluations: the panel is taken away again."""
+    ours, theirs = os.openpty()
+    said = bytearray()
+    reader = threading.Thread(target=listen, args=(ours, said))
+    reader.start()
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1" if plain else "")
+    with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        run(tmp_path)
+    reader.join(20)
+    os.close(ours)
+    text = said.decode()
+    assert "6/6" in text and "\x1b[?25l" in text and text.rstrip("\r\n").endswith("\x1b[2K")
+    assert bool(re.search(r"\x1b\[(\d+;)*(3\d|38|9\d)[;m]", text)) == (not plain)
+
+
+def test_steps_draw_nothing_themselves(monkeypatch):
+    """A clock of rich's draws, four times a second: a step is one assignment."""
+    drawn = []
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(View, "__rich_console__", lambda *_: drawn.append(1) or iter(()))
+    with Progress(50_000, Position(), quiet=False) as progress:
+        assert progress.live.refresh_per_second == 4
+        before = len(drawn)
+        for number in range(50_000):
+            progress.step(number)
+        assert len(drawn) - before < 500 and progress.view.step == 49_999

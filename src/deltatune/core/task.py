@@ -106,6 +106,8 @@ class Task(Settings, ABC):
     """The model's head is trained whole with every method; false where it is the vocabulary of the base."""
     begin_with: ClassVar[str] = ""
     """Hub name of a small pretrained model to begin with; empty where there is none for every kind of row."""
+    counted: ClassVar[str] = "tokens"
+    """What the lengths of examples count, in the plural."""
     resamples: ClassVar[int] = 1000
     """Draws of the bootstrap behind the interval of the main metric; fewer where `score` is slow."""
 

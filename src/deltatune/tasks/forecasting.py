@@ -52,6 +52,7 @@ class Forecasting(Task):
     }
     label: ClassVar[str | None] = None
     key: ClassVar[tuple[str, ...]] = ("series", "time")
+    counted: ClassVar[str] = "values"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "mean_quantile_loss", "mase", "mae"})
     resamples: ClassVar[int] = 200
 

@@ -40,6 +40,7 @@ class ImageClassification(Classification):
         "label": Column(("label", "labels", "class", "category", "target", "diagnosis", "findings")),
     }
     key: ClassVar[tuple[str, ...]] = ("path",)
+    counted: ClassVar[str] = "images"
 
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     """Side of the square that images are read as, in pixels; none takes that of the model's own processor."""

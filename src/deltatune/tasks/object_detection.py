@@ -54,6 +54,7 @@ class ObjectDetection(Task):
     }
     label: ClassVar[str | None] = "boxes"
     key: ClassVar[tuple[str, ...]] = ("path",)
+    counted: ClassVar[str] = "images"
     resamples: ClassVar[int] = 40
 
     labels: tuple[str, ...] | None = None

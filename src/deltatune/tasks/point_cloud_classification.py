@@ -41,6 +41,7 @@ class PointCloudClassification(Classification):
         "label": Column(("label", "labels", "class", "category", "target")),
     }
     key: ClassVar[tuple[str, ...]] = ("path",)
+    counted: ClassVar[str] = "shapes"
 
     num_points: Annotated[int, Field(ge=LEAST_POINTS, le=16_384)] | None = None
     """Points that the model reads of every shape; none takes the number it was pretrained on."""

@@ -56,6 +56,7 @@ class Recommendation(Task):
     }
     label: ClassVar[str | None] = None
     key: ClassVar[tuple[str, ...]] = ("user", "item", "time")
+    counted: ClassVar[str] = "items"
     peft_task: ClassVar[str | None] = "CAUSAL_LM"
     trains_head: ClassVar[bool] = False
 

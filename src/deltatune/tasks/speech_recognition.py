@@ -56,6 +56,7 @@ class SpeechRecognition(Task):
     }
     label: ClassVar[str | None] = "text"
     key: ClassVar[tuple[str, ...]] = ("path",)
+    counted: ClassVar[str] = "frames"
     lower_is_better: ClassVar[frozenset[str]] = frozenset(
         {"loss", "wer", "cer", "substitutions", "deletions", "insertions", "unfinished"}
     )

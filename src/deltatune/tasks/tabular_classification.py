@@ -52,6 +52,7 @@ class TabularClassification(Classification):
     rest: ClassVar[str | None] = "features"
     repeats: ClassVar[bool] = True
     key: ClassVar[tuple[str, ...]] = ("features",)
+    counted: ClassVar[str] = "values"
     peft_task: ClassVar[str | None] = "SEQ_CLS"
     resamples: ClassVar[int] = 200
 

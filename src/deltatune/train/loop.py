@@ -66,7 +66,8 @@ def train_together(jobs: Sequence[Job], *, resume: bool = False) -> list[Trained
             for runner in runners:
                 runner.records.resume(runner.training)
         quiet = lead.quiet or not runners[0].records.main
-        progress = stack.enter_context(Progress(plan.total, runners[0].training.position, quiet=quiet))
+        start, unit = runners[0].training.position, lead.task.counted
+        progress = stack.enter_context(Progress(plan.total, start, unit=unit, quiet=quiet))
         stacks = stack.enter_context(runners[0].records.stacks())
         for step, running in _steps(plan, runners):
             started = time.perf_counter()

@@ -5,6 +5,7 @@ import platform
 import resource
 import sys
 
+import psutil
 import torch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -19,6 +20,13 @@ def forget_peak() -> None:
     """Starts counting anew on the GPU; the peak of a process cannot be forgotten."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+
+
+def memory_bytes() -> int:
+    """Bytes held now: allocated on the GPU when there is one, else resident in the whole process."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated()
+    return int(psutil.Process().memory_info().rss)
 
 
 def peak_memory_bytes() -> int:
