@@ -32,6 +32,7 @@ from deltatune.report import curves
 from deltatune.report.run import write as write_report
 from deltatune.store import adapter as folders
 from deltatune.store.run import RunFolder, writing
+from deltatune.train import sinks
 from deltatune.train.loop import Job, Trained, check, train
 from deltatune.train.teacher import Teacher, teacher_of
 from deltatune.train.trunk import kept
@@ -102,6 +103,7 @@ def finetune(
 
 def _run(settings: RunSettings, *, resume: bool, allowed: Collection[str], quiet: bool) -> Run:
     task, chosen = registry.task(settings.task), registry.method(settings.method)
+    sinks.check(settings.training.report_to)
     resolved = resolve(settings, task, chosen)
     folder = RunFolder(Path(settings.output_dir), completed)
     folder.check(resolved, resume=resume, allowed=allowed)

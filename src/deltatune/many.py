@@ -31,6 +31,7 @@ from deltatune.finetuning import Run, Running, completed, resolve
 from deltatune.ground import Ground, attached
 from deltatune.store.run import RunFolder
 from deltatune.store.state import random_state, restore_random_state
+from deltatune.train import sinks
 from deltatune.train.loop import train_together
 from deltatune.train.packs import packs
 
@@ -146,16 +147,27 @@ def check(plans: Sequence[Plan], adapters_per_pass: int = 1) -> None:
     if PartialState().num_processes > 1:
         raise SettingsError("runs share one process", hint="start some of them in each process")
     for one in plans:
-        if one.settings.training.distillation is not None:
-            raise SettingsError(f"runs.{one.name}.training.distillation: a teacher acts in the base that runs share")
-        if one.settings.training.compile and adapters_per_pass > 1:
-            raise SettingsError(
-                f"runs.{one.name}.training.compile: a compiled block runs one adapter",
-                hint="set adapters_per_pass to 1",
-            )
+        _check_one(one, adapters_per_pass)
     for key in ("bf16", "gradient_checkpointing"):
         if len({getattr(one.settings.training, key) for one in plans}) > 1:
             raise SettingsError(f"training.{key} differs between the runs, and they share one base")
+
+
+def _check_one(one: Plan, adapters_per_pass: int) -> None:
+    """Raises `SettingsError` for what a run cannot have beside others."""
+    if one.settings.training.distillation is not None:
+        raise SettingsError(f"runs.{one.name}.training.distillation: a teacher acts in the base that runs share")
+    if one.settings.training.compile and adapters_per_pass > 1:
+        raise SettingsError(
+            f"runs.{one.name}.training.compile: a compiled block runs one adapter",
+            hint="set adapters_per_pass to 1",
+        )
+    sinks.check(one.settings.training.report_to)
+    if adapters_per_pass > 1 and set(one.settings.training.report_to) - {"tensorboard"}:
+        raise SettingsError(
+            f"runs.{one.name}.training.report_to: these keep one run at a time, and passes are shared",
+            hint="report_to: [tensorboard], or adapters_per_pass=1",
+        )
 
 
 class Base:

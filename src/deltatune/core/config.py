@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deltatune.core.errors import SettingsError, did_you_mean
 
@@ -196,10 +196,18 @@ class TrainingSettings(Settings):
     """Validation metric that chooses the adapter; none takes the main metric of the task."""
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = 3
     """Stop after this many evaluations without a better metric; none never stops."""
+    report_to: list[Literal["tensorboard", "trackio", "mlflow", "wandb"]] = []
+    """Where the log goes besides metrics.jsonl; tensorboard writes into the run folder, the others where they do."""
     sampling_temperature: Annotated[float, Field(gt=0)] | None = None
     """Share of a task of n rows in every epoch: n^(1/T) (1: as many as it has; 10 is usual); needs data.task_column."""
     distillation: DistillationSettings | None = None
     """Learn from a teacher too; none means from the labels alone."""
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """One name is a list of one, and `none` an empty one, as in transformers."""
+        return [name for name in [value] if name != "none"] if isinstance(value, str) else value
 
 
 class ForgettingSettings(Settings):

@@ -31,7 +31,7 @@ CHANGEABLE = frozenset(
     for name in (
         *("num_train_epochs", "max_steps", "early_stopping_patience", "eval_steps", "logging_steps"),
         *("learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm"),
-        *("save_total_limit", "per_device_eval_batch_size", "gradient_checkpointing"),
+        *("save_total_limit", "per_device_eval_batch_size", "gradient_checkpointing", "report_to"),
         *("trunk_cache_dir", "trunk_disk_gb", "compile"),
     )
 )

@@ -65,6 +65,8 @@ def train_together(jobs: Sequence[Job], *, resume: bool = False) -> list[Trained
         if resume:
             for runner in runners:
                 runner.records.resume(runner.training)
+        for runner in runners:
+            stack.enter_context(runner.records.watched())
         quiet = lead.quiet or not runners[0].records.main
         start, unit = runners[0].training.position, lead.task.counted
         progress = stack.enter_context(Progress(plan.total, start, unit=unit, quiet=quiet))

@@ -23,6 +23,7 @@ from deltatune.train.diagnosis import diagnosis
 from deltatune.train.guards import IN_A_ROW
 from deltatune.train.job import Job
 from deltatune.train.plan import Plan, Step
+from deltatune.train.sinks import Sinks, opened
 from deltatune.train.stacks import Stacks
 
 logger = logging.getLogger("deltatune")
@@ -41,6 +42,7 @@ class Records:
         self.written: int | None = None
         """Step of the newest checkpoint."""
         self.failures: Counter[str] = Counter()
+        self.sinks = Sinks([])
 
     def locked(self) -> AbstractContextManager[None]:
         """Keeps other trainings out of the run folder."""
@@ -51,6 +53,13 @@ class Records:
         if self.main:
             with self._trying("metrics.jsonl"):
                 self.job.folder.log(line)
+            self.sinks.log(line)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Lines of metrics.jsonl go to the sinks of the settings too."""
+        with opened(self.job, main=self.main) as self.sinks:
+            yield
 
     def best(self) -> None:
         """The adapter as it is, the best so far."""
