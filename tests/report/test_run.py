@@ -7,7 +7,9 @@ import pytest
 import deltatune
 from deltatune.core import registry
 from deltatune.report import run
+from deltatune.report.judged import Judged
 from deltatune.report.run import run_page
+from deltatune.report.shown import shown
 from report.pages import RIGHT, read, record
 from words import csv_file, model_folder, reviews
 
@@ -119,11 +121,13 @@ def test_a_forecast_stands_beside_what_was_measured(monkeypatch):
             "peak_memory_bytes": {"low": 2_000_000, "expected": 2_500_000, "high": 4_000_000},
             "train_seconds": {"low": 1.0, "expected": 2.0, "high": 3.0},
         },
+        "accounts": {"parts": {"train": {"composed": 15, "rejected": 2, "kept": 13}}},
         "energy": {"joules": 120.5, "source": "a meter", "joules_per_point": None},
     }
     text = read(run_page(record(results=results))).text
     assert "2.5 MB (2.0 MB to 4.0 MB) 3.0 MB within the range, 20% more than expected" in text
     assert "2.0 s (1.0 s to 3.0 s) 4.0 s outside the range, 100% more than expected" in text
+    assert "Where every row went part composed rejected kept train 15 2 13" in text
     assert "joules 120.50" in text and "Source: a meter" in text and "joules per point" not in text
 
 
@@ -161,3 +165,22 @@ def test_answers_and_rows_must_belong_together():
 
 def test_nothing_heavy_is_loaded_for_a_page():
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_a_row_of_a_table_is_shown_by_its_first_columns():
+    task = registry.task({"type": "text-classification", "labels": ["good", "bad"], "problem": "single"})
+    features = {f"column {number}": number for number in range(14)}
+    one = Judged("a.csv", 3, {"features": features, "label": "bad"}, RIGHT, 0.0, 0.9)
+    found = shown(task, one, 1.0)
+    assert found.asked["column 9"] == "9" and "column 10" not in found.asked and found.asked["further columns"] == "4"
+    assert (found.place, found.standing, found.wanted, found.answered) == (
+        "a.csv:3",
+        "not right, 90 % sure",
+        "bad",
+        "good",
+    )
+
+
+def test_a_group_of_settings_that_is_not_at_its_default_is_shown_whole():
+    config = {**record().config, "task": {"type": "text-classification", "augmentation": {"swap": 0.1}}}
+    assert record(config=config).changed()["task.augmentation"]["word_dropout"] == 0.1

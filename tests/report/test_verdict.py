@@ -31,6 +31,7 @@ def test_intervals_that_touch_are_no_difference():
     found = verdict(results(0.62, wilson(0.62, 100), 0.5), lower=False)
     assert wilson(0.62, 100)[0] > 0.5 and found.rivals[0].standing == "no difference shown"
     assert found.headline == "No better than constant shown."
+    assert "No difference from constant (0.5000) is shown: the intervals overlap." in found.sentences
 
 
 @pytest.mark.parametrize(("value", "standing"), [(1.0, "better"), (2.0, "no difference shown"), (3.0, "worse")])
@@ -43,7 +44,10 @@ def test_each_rival_is_named_with_its_value():
     found = verdict(results(0.7, [0.65, 0.75], 0.1, metric="micro_f1", tree=0.7, forest=0.9), lower=False)
     text = " ".join(found.sentences)
     assert "Better than constant (0.1000) and the model before training (0.1000)." in text
-    assert "No difference from tree (0.7000) is shown" in text and "Worse than forest (0.9000)." in text
+    assert (
+        "No difference from tree (0.7000) is shown: what is known of them lies within" in text
+        and "Worse than forest (0.9000)." in text
+    )
     assert found.headline == "Forest did better."
 
 

@@ -77,5 +77,6 @@ class RunRecord:
         return {
             f"{group}.{name}": value
             for group, own in groups.items()
-            for name, value in own.model_dump(mode="json", exclude_defaults=True).items()
+            for name, value in own.model_dump(mode="json").items()
+            if name in own.model_dump(exclude_defaults=True)
         }

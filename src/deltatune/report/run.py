@@ -62,6 +62,7 @@ def run_page(record: RunRecord) -> str:
         costs=costs.costs(results),
         energy=costs.energy(results),
         changed=record.changed(),
+        accounts=tables.accounts(results),
         reasons=_reasons(record.rejected),
         rejected=record.rejected[:REJECTED],
         commands=_commands(record),

@@ -18,6 +18,8 @@ from deltatune.report.words import in_words
 
 SIDE = 320
 """Longest side of a picture, in pixels."""
+COLUMNS = 10
+"""Columns of a table's row that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +88,25 @@ def _standing(one: Judged, perfect: float) -> str:
 def _asked(task: Task, row: Row, wanted: Any, *, with_lists: bool) -> dict[str, str]:
     """The words of a row that are not its answer and can be said; of a path the name of the file."""
     files = {word for word, column in task.columns.items() if column.path}
-    rest = {word: value for word, value in row.items() if word not in (task.label, GROUP) and value is not wanted}
+    flat = _flat({word: own for word, own in row.items() if word not in (task.label, GROUP)})
+    rest = {word: value for word, value in flat.items() if value is not wanted}
     return {
         word: Path(str(value)).name if word in files else text
         for word, value in rest.items()
         if (text := in_words(value)) and (with_lists or not isinstance(value, list))
     }
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """The columns that a word holds as words of their own, the first ones of many."""
+    found: dict[str, Any] = {}
+    for word, value in row.items():
+        if isinstance(value, Mapping):
+            found |= {str(name): own for name, own in list(value.items())[:COLUMNS]}
+            found |= {"further columns": str(len(value) - COLUMNS)} if len(value) > COLUMNS else {}
+        else:
+            found[word] = value
+    return found
 
 
 def _plotted(axes: Any, task: Task, one: Judged) -> bool:

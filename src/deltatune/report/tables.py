@@ -59,6 +59,13 @@ def _listing(title: str, entries: Sequence[Mapping[str, Any]]) -> Listing:
     return Listing(title, [said(name) for name in columns], lines, max(0, len(entries) - LONGEST))
 
 
+def accounts(results: Mapping[str, Any]) -> Listing | None:
+    """Where the rows of every part went, where results say it."""
+    if not (parts := results.get("accounts", {}).get("parts")):
+        return None
+    return _listing("Where every row went", [{"part": name, **_plain(own)} for name, own in parts.items()])
+
+
 @dataclass(frozen=True, slots=True)
 class Confusion:
     """Which classes were taken for which; of many classes the pairs alone."""

@@ -53,6 +53,11 @@ class Verdict:
         return f"{_capital(_names(self, 'worse'))} did better."
 
     @property
+    def _why_open(self) -> str:
+        known = all(rival.interval is not None for rival in self.rivals if rival.standing == "no difference shown")
+        return "the intervals overlap" if known else "what is known of them lies within the interval or overlaps it"
+
+    @property
     def sentences(self) -> list[str]:
         """What was measured, then the rivals by how they stand."""
         low, high = self.interval
@@ -63,7 +68,7 @@ class Verdict:
         if names := _names(self, "better", with_values=True):
             found.append(f"Better than {names}.")
         if names := _names(self, "no difference shown", with_values=True):
-            found.append(f"No difference from {names} is shown: the intervals overlap.")
+            found.append(f"No difference from {names} is shown: {self._why_open}.")
         if names := _names(self, "worse", with_values=True):
             found.append(f"Worse than {names}.")
         return found
