@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "deltatune"
+PAGES = SOURCE / "report" / "templates"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MOST = 16
 """Libraries that the package asks for itself; each is one more way in."""
@@ -42,7 +43,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     (built,) = wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     names = zipfile.ZipFile(built).namelist()
     code = {name for name in names if ".dist-info/" not in name}
-    assert code == {f"deltatune/{path.relative_to(SOURCE)}" for path in SOURCE.rglob("*.py")} | {"deltatune/py.typed"}
+    own = [*SOURCE.rglob("*.py"), *PAGES.iterdir(), SOURCE / "py.typed"]
+    assert code == {f"deltatune/{path.relative_to(SOURCE)}" for path in own}
     about = {name.split(".dist-info/")[1] for name in names if ".dist-info/" in name}
     assert about == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
     assert not [name for name in names if name.startswith(("/", "..")) or "__pycache__" in name]
@@ -57,9 +59,10 @@ def test_two_builds_of_the_wheel_are_equal(tmp_path):
     assert Path(built[0]).read_bytes() == Path(built[1]).read_bytes()
 
 
-def test_the_package_holds_source_and_the_mark_of_its_types_only():
-    kinds = {path.name for path in SOURCE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert kinds == {"py.typed"}
+def test_the_package_holds_source_the_templates_of_pages_and_the_mark_of_its_types_only():
+    others = {path for path in SOURCE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert others == {SOURCE / "py.typed", *PAGES.iterdir()}
+    assert {path.suffix for path in PAGES.iterdir()} == {".j2", ".css"}
     assert not list(SOURCE.rglob("test_*")) + list(SOURCE.rglob("*conftest*"))
 
 

@@ -51,7 +51,7 @@ def drawn(title: str, draw: Callable[[Any], Any], width: float = WIDTH, height: 
 
 
 def _style(salt: str) -> dict[str, Any]:
-    from cycler import cycler
+    from matplotlib.rcsetup import cycler
 
     return {
         "font.size": 10,
