@@ -47,7 +47,8 @@ PARTS = {
     "log, best adapter and checkpoints": ("records.py:log", "records.py:best", "records.py:checkpoint"),
     "baselines": ("finetuning.py:baselines",),
     "hashes of the base": ("fingerprint.py:exact_hash",),
-    "curves": ("curves.py:draw",),
+    "the trunk, once": ("trunk.py:kept",),
+    "curves and report": ("finetuning.py:_draw", "finetuning.py:_report"),
 }
 """What a part is called -> the functions whose time it is, by the end of file and name."""
 
@@ -207,7 +208,7 @@ def parts(profile: Path) -> dict[str, float]:
     found = {}
     for part, functions in PARTS.items():
         if part == "imports":
-            seconds = max(times[3] for key, times in named.items() if key.endswith("_find_and_load"))
+            seconds = max((times[3] for key, times in named.items() if key.endswith("_find_and_load")), default=0.0)
         else:
             seconds = sum(times[3] for key, times in named.items() if key.endswith(functions))
         found[part] = seconds / stats.total_tt

@@ -11,6 +11,7 @@ against a single adapter for all rows; outputs of both libraries are compared. W
 
 import argparse
 import copy
+import gc
 import statistics
 import tempfile
 import time
@@ -81,7 +82,8 @@ def encoder() -> Any:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """CPU seconds of a call."""
+    """CPU seconds of a call; what others left for the collector of garbage is collected before."""
+    gc.collect()
     start = time.process_time()
     work()
     return time.process_time() - start
@@ -141,6 +143,7 @@ def loads_of(base: nn.Module) -> Times:
         deltatune.load(copy.deepcopy(base), folder)
         del first
         mine = [seconds(partial(deltatune.load, ours, folder, name=f"n{n}")) for n in range(LOADS)]
+        gc.collect()
         start = time.process_time()
         peft = PeftModel.from_pretrained(theirs, folder, adapter_name="n0")
         other = [time.process_time() - start]

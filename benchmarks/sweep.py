@@ -12,6 +12,7 @@ out), and tuned (no dropout, base and adapter in the dtype of ours, eager attent
 """
 
 import argparse
+import cProfile
 import csv
 import itertools
 import logging
@@ -26,6 +27,7 @@ from typing import Any
 import quality
 import torch
 from bars import bars
+from job import parts
 from peft import LoraConfig, get_peft_model
 from step import processor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -52,6 +54,7 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=2000)
     options.add_argument("--epochs", type=int, default=3)
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--parts", action="store_true", help="only measure again what ours consists of")
     given = options.parse_args()
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
@@ -65,7 +68,11 @@ def main() -> None:
         "`peft`, 8 runs, as it comes": lambda: peft_runs(work, tuned=False),
     }
     warm = common(60, 1)
-    together(warm), peft_run(warm, 2, 1e-3, tuned=True)
+    together(warm)
+    write_parts(work)
+    if given.parts:
+        return
+    peft_run(warm, 2, 1e-3, tuned=True)
     measured: dict[str, list[float]] = {name: [] for name in ways}
     accuracies: dict[str, Result] = {}
     for number in range(given.rounds):
@@ -182,6 +189,19 @@ def rows_of(work: dict[str, Any]) -> dict[str, list[tuple[str, int]]]:
     splits = load(DataSettings(**work["data"]), registry.task(work["task"]), Path.cwd())
     names = list(splits.task.label_names)
     return {part: [(row["text"], names.index(row["label"])) for row in rows] for part, rows in splits.parts.items()}
+
+
+def write_parts(work: dict[str, Any]) -> None:
+    """The table of what ours consists of, by cProfile, which weighs Python more than it costs."""
+    profile = cProfile.Profile(time.process_time)
+    profile.runcall(together, work)
+    profile.dump_stats(RUNS / "profile")
+    lines = ["| part of ours, together | share |", "|---|---:|"]
+    shares = parts(RUNS / "profile")
+    lines += [f"| {part} | {share:.1%} |" for part, share in sorted(shares.items(), key=lambda pair: -pair[1]) if share]
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- parts:start -->\n")
+    _, mark, after = rest.partition("<!-- parts:end -->")
+    PAGE.write_text(before + "<!-- parts:start -->\n" + "\n".join(lines) + "\n" + mark + after, encoding="utf-8")
 
 
 def write(measured: dict[str, list[float]], accuracies: dict[str, Result], given: argparse.Namespace) -> None:

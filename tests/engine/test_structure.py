@@ -9,6 +9,7 @@ import deltatune
 from deltatune.core.errors import SettingsError
 from deltatune.engine.anatomy import Anatomy
 from deltatune.engine.attach import attach
+from deltatune.engine.blocks import base_parameters
 from deltatune.methods.lora import LoRA
 from detectors import detector
 from models import BERT, LLAMA, VISION, D, F, tiny
@@ -193,3 +194,14 @@ def test_layers_kept_in_few_bits_have_the_shape_they_stand_for():
     assert not second.quantised
     (site,) = anatomy.parameters(targets=first.path)
     assert site.shape == (D, D)
+
+
+@pytest.mark.parametrize("family", ["bert", "t5", "gpt2", "albert"])
+def test_parameters_of_the_base_are_those_it_had_before_adapters_came(family):
+    """Tied ones once, in the same order: the fingerprint follows from it."""
+    model = tiny(family)
+    before = [(path, id(parameter)) for path, parameter in model.named_parameters()]
+    for name in ("one", "two"):
+        deltatune.attach(model, deltatune.method("bitfit" if family != "t5" else "layernorm"), name=f"{name}-small")
+        deltatune.attach(model, deltatune.LoRA(r=2, target_modules="all-linear"), name=name)
+    assert [(path, id(parameter)) for path, parameter in base_parameters(model)] == before

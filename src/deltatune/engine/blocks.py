@@ -49,6 +49,16 @@ def walk(module: nn.Module, path: str = "", *, repeated: bool = False) -> Iterat
     yield from below(module, path)
 
 
+def base_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters of the base with their paths, each once; adapters are left out, however many there are."""
+    seen: set[int] = set()
+    for path, module in walk(model):
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield (f"{path}.{name}" if path else name), parameter
+
+
 def parent(path: str) -> str:
     """A path without its last name.
 

@@ -10,6 +10,8 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
+from deltatune.engine.blocks import base_parameters
+
 SAMPLES = 64
 
 
@@ -17,7 +19,7 @@ def fingerprint(model: nn.Module, base: Collection[str], skip: Collection[str] =
     """sha256 (hex) of the base's parameters named in `base`, without the heads an adapter replaces."""
     digest = hashlib.sha256()
     left_out = set(skip)
-    for path, parameter in model.named_parameters():
+    for path, parameter in base_parameters(model):
         if path not in base or path in left_out:
             continue
         digest.update(f"{path}{list(parameter.shape)}".encode())
@@ -31,7 +33,7 @@ def fingerprint(model: nn.Module, base: Collection[str], skip: Collection[str] =
 def exact_hash(model: nn.Module, base: Collection[str]) -> str:
     """sha256 (hex) of every byte of the base's parameters: equal before and after a training, or something is wrong."""
     digest = hashlib.sha256()
-    for path, parameter in model.named_parameters():
+    for path, parameter in base_parameters(model):
         if path in base:
             digest.update(path.encode())
             digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

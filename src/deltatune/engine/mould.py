@@ -13,6 +13,7 @@ from deltatune.core.errors import AdapterError
 from deltatune.core.method import Method, Placed
 from deltatune.core.site import ParameterSite, ReplacedTensor, Site
 from deltatune.engine.attach import origin
+from deltatune.engine.blocks import base_parameters
 from deltatune.engine.tensors import check_fit, folded_tensors, inside
 
 ROOM = 64 << 20
@@ -24,7 +25,7 @@ TIMES = 4
 def check_size(model: nn.Module, name: str, tensors: Sequence[Tensor], what: str) -> None:
     """Raises `AdapterError` when an adapter's tensors take more bytes than this base can have a use for."""
     size = sum(tensor.nbytes for tensor in tensors)
-    limit = ROOM + TIMES * 4 * sum(parameter.numel() for parameter in model.parameters())
+    limit = ROOM + TIMES * 4 * sum(parameter.numel() for _, parameter in base_parameters(model))
     if size > limit:
         raise AdapterError(
             f"adapter {name!r} {what} {size:,} bytes, and one for this base has at most {limit:,}",
