@@ -1,6 +1,7 @@
 """Clock: the budget of a comparison, what was spent of it, and what a run will take judged by those before it."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 TUNING = 0.4
@@ -26,21 +27,18 @@ class Clock:
         """Of the budget."""
         return float("inf") if self.budget is None else self.budget - self.spent
 
-    @property
-    def tuning(self) -> bool:
-        """Whether there is time for trials of learning rates."""
-        return self.budget is None or self.spent < TUNING * self.budget
+    def tunes(self, seconds: float) -> bool:
+        """Whether a trial of a learning rate that takes so long still fits into the time for tuning."""
+        return self.budget is None or self.spent + seconds <= TUNING * self.budget
 
 
-def expected(seconds: dict[float, list[float]]) -> float | None:
-    """Seconds of a whole run, from those of trials by their share of the training; None when there was none.
+def expected(seconds: Mapping[float, list[float]], share: float) -> float:
+    """Seconds of a share of the training, from trials of other shares; 0 when there was none.
 
-    A run that is whole counts as it is, a trial of a share of it as so much more.
+    Of those that are known, the longest are the surest.
 
-    >>> expected({0.5: [10.0, 12.0], 1.0: [19.0]}), expected({0.25: [6.0]}), expected({})
-    (19.0, 24.0, None)
+    >>> expected({0.5: [10.0, 12.0], 1.0: [19.0]}, 1.0), expected({0.25: [6.0]}, 0.5), expected({}, 1.0)
+    (19.0, 12.0, 0.0)
     """
-    if not seconds:
-        return None
-    share = max(seconds)
-    return max(seconds[share]) / share
+    longest = max(seconds, default=None)
+    return 0.0 if longest is None else max(seconds[longest]) * share / longest

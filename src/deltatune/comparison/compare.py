@@ -5,6 +5,7 @@ report.html.
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 
 from deltatune.comparison.entry import Entry, entries
-from deltatune.comparison.study import Study, Watch
+from deltatune.comparison.study import TRUNK, Study, Watch
 from deltatune.comparison.summary import summary
 from deltatune.core import registry
 from deltatune.core.config import RunSettings, read_yaml
@@ -71,6 +72,7 @@ def compare(
         with writing(str(folder / "results.json")):
             atomic.write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
             atomic.write_text(folder / "report.html", comparison_page(results))
+        shutil.rmtree(folder / TRUNK, ignore_errors=True)
     return Comparison(folder, results)
 
 

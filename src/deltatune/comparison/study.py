@@ -1,7 +1,7 @@
 """Study: the trials and runs of a comparison, in an order in which the budget may end it at any time.
 
     every entry onto the base once: refusals, sizes
-    first rung of rates for every entry, then the second, while there is time for tuning
+    every entry at its own rate, then at others, while there is time for tuning
     a whole run of every entry with the first seed, then with the second, ...
 
 What is done is in the ledger and in the run folders, so a study that was killed goes on where it was.
@@ -9,9 +9,8 @@ What is done is in the ledger and in the run folders, so a study that was killed
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from deltatune.comparison import rates
@@ -27,8 +26,8 @@ from deltatune.many import Plan as Planned
 from deltatune.train.plan import Plan
 from deltatune.train.signals import Signals, Stopped
 
-HEAVY = 0.2
-"""Share of the base from which on a method's runs do not stand on the base side by side."""
+TRUNK = "trunk"
+"""Folder of a comparison for what leaves the frozen blocks, which all its runs share; it goes when all are done."""
 
 
 @dataclass
@@ -37,7 +36,6 @@ class Contender:
 
     entry: Entry
     trainable: int = 0
-    heavy: bool = False
     refused: str | None = None
     rungs: dict[int, dict[int, float]] = field(default_factory=lambda: {1: {}, 2: {}})
     """Rung -> exponent of the rate -> score, more is better."""
@@ -94,9 +92,9 @@ class Study:
         open_ones = [one for one in self.contenders if one.refused is None]
         if self.tune:
             self._tune(open_ones)
-        for number, seed in enumerate(self.seeds):
+        for seed in self.seeds:
             for contender in open_ones:
-                self._train(contender, seed, first=number == 0)
+                self._train(contender, seed)
 
     # -- before anything is trained
 
@@ -110,15 +108,14 @@ class Study:
             self.watch(self, f"{name} is refused: {error}")
             return
         contender.trainable = adapter.trainable_parameters
-        size = sum(p.numel() for path, p in ground.loaded.model.named_parameters() if path in adapter.roster.frozen)
-        contender.heavy = contender.trainable > HEAVY * size
         adapter.detach()
 
     # -- learning rates
 
     def _tune(self, contenders: Sequence[Contender]) -> None:
-        waiting = list(contenders)
-        while waiting:  # breadth first: every entry has its three rates before one goes on past an edge
+        """Breadth first: every entry at its own rate before any at others, all of these before one passes an edge."""
+        waiting = [one for one in contenders if self._rung(one, 1, [0])]
+        while waiting:
             waiting = [one for one in waiting if self._rung(one, 1, rates.first(one.rungs[1]))]
         for contender in contenders:
             self._rung(contender, 2, rates.second(contender.rungs[1]))
@@ -128,33 +125,34 @@ class Study:
         share = rates.share(rung, self.steps)
         if rung > 1 and share == rates.share(rung - 1, self.steps):
             return False  # as long as those that are known
-        trials = {f"{contender.entry.name}-rung{rung}-{_word(k)}": k for k in exponents}
-        new = {name: k for name, k in trials.items() if name not in self.ledger.known}
-        if new and not self.clock.tuning:
-            self._leave_out(f"further learning rates of {contender.entry.name} (time for tuning is over)")
-            return False
-        make = partial(self._plan, contender, share=share, trial=True)
-        plans = [make(name, self.seeds[0], rate=rates.rate(contender.entry.centre, k)) for name, k in new.items()]
-        for group in [[one] for one in plans] if contender.heavy else [plans]:
-            self._do(group)
-        for name, exponent in trials.items():
-            outcome = self.ledger.known[name]
-            worst = float("-inf")
-            contender.rungs[rung][exponent] = worst if outcome.value is None else self.sign * outcome.value
-            contender.seconds.setdefault(share, []).append(outcome.seconds)
-        return bool(trials)
+        return all([self._trial(contender, rung, exponent, share) for exponent in exponents]) and bool(exponents)
+
+    def _trial(self, contender: Contender, rung: int, exponent: int, share: float) -> bool:
+        """Tries one rate, unless that is done or does not fit into the time; whether its score is known."""
+        name = f"{contender.entry.name}-rung{rung}-{_word(exponent)}"
+        if name not in self.ledger.known:
+            rate = rates.rate(contender.entry.centre, exponent)
+            if not self.clock.tunes(expected(contender.seconds, share)):
+                self._leave_out(f"learning rate {rate:g} of {contender.entry.name} (the time for tuning is over)")
+                return False
+            self._do(self._plan(contender, name, self.seeds[0], share, rate=rate, trial=True))
+        outcome = self.ledger.known[name]
+        score = float("-inf") if outcome.value is None else self.sign * outcome.value
+        contender.rungs[rung][exponent] = score
+        contender.seconds.setdefault(share, []).append(outcome.seconds)
+        return True
 
     # -- whole runs
 
-    def _train(self, contender: Contender, seed: int, *, first: bool) -> None:
+    def _train(self, contender: Contender, seed: int) -> None:
         name = f"{contender.entry.name}-seed{seed}"
         if name not in self.ledger.known:
-            needed = expected(contender.seconds) or 0.0
+            needed = expected(contender.seconds, 1.0)
             if needed > self.clock.left:
                 took = f"needs about {needed:.0f} s, {max(0.0, self.clock.left):.0f} s are left"
                 self._leave_out(f"{contender.entry.name} with seed {seed} ({took})")
                 return
-            self._do([self._plan(contender, name, seed, 1.0, rate=contender.rate if self.tune else None)])
+            self._do(self._plan(contender, name, seed, 1.0, rate=contender.rate if self.tune else None))
         contender.seeds[seed] = outcome = self.ledger.known[name]
         contender.seconds.setdefault(1.0, []).append(outcome.seconds)
 
@@ -162,7 +160,7 @@ class Study:
         self.left_out.append(what)
         self.watch(self, f"left out: {what}")
 
-    # -- one or several trainings
+    # -- one training
 
     def _plan(
         self,
@@ -184,47 +182,42 @@ class Study:
         common["forgetting"] = given["forgetting"] or {}
         own = {
             "method": contender.entry.settings,
-            "training": {"seed": seed, "learning_rate": rate or contender.entry.centre, **length},
+            "training": {
+                "seed": seed,
+                "learning_rate": rate or contender.entry.centre,
+                "trunk_cache_dir": training["trunk_cache_dir"] or str(self.folder / TRUNK),
+                **length,
+            },
         }
         place = self.folder / ("trials" if trial else "runs")
         return plan(name, own, common, training, place, resume=True, trial=trial)
 
-    def _do(self, plans: Sequence[Planned]) -> None:
-        """Runs what is not done yet and notes what became of it."""
+    def _do(self, planned: Planned) -> None:
+        """One training, from where it stands to its outcome in the ledger."""
         if self.signals.noted is not None:  # between two trainings
             raise Stopped(self.signals.noted, self.folder)
-        for name, run, seconds in self._finished(plans):
-            value = None if isinstance(run, DeltatuneError) else run.results["validation"][self.metric]
-            error = str(run) if isinstance(run, DeltatuneError) else None
-            self.ledger.add(Outcome(name, round(seconds, 2), value, error))
-            self.watch(self, f"{name}: {error or f'validation {self.metric} {value:.4f}'}")
-
-    def _finished(self, plans: Sequence[Planned]) -> Iterator[tuple[str, Run | DeltatuneError, float]]:
-        for one in plans:
-            if one.finished:  # a kill came between its results and the ledger
-                run = Run.read(one.folder.path)
-                yield one.name, run, run.results["train"]["seconds"]
+        self.watch(self, f"training {planned.name}")
         started = time.monotonic()
-        self.watch(self, f"training {', '.join(one.name for one in plans)}")
-        for name, done in self._swept([one for one in plans if not one.finished]):
-            yield name, done, time.monotonic() - started
-            started = time.monotonic()
+        done = Run.read(planned.folder.path) if planned.finished else self._trained(planned)
+        error = str(done) if isinstance(done, DeltatuneError) else None
+        value = None if isinstance(done, DeltatuneError) else done.results["validation"][self.metric]
+        self.ledger.add(Outcome(planned.name, round(time.monotonic() - started, 2), value, error))
+        self.watch(self, f"{planned.name}: {error or f'validation {self.metric} {value:.4f}'}")
 
-    def _swept(self, plans: Sequence[Planned]) -> Iterator[tuple[str, Run | DeltatuneError]]:
+    def _trained(self, planned: Planned) -> Run | DeltatuneError:
+        """Its run, or what only a step shows: then this one is out, and the others go on."""
         try:
-            for name, done in sweep(self.base, plans, quiet=True):
-                next(one.folder for one in plans if one.name == name).drop_checkpoints()
-                yield name, done
+            ((_, done),) = sweep(self.base, [planned], quiet=True)
         except Stopped as stopped:
             raise Stopped(stopped.number, self.folder) from None
         except StorageError:
             raise
-        except DeltatuneError as error:  # what only a step shows: this entry is out, the others go on
-            for one in plans:
-                if one.name not in self.ledger.known:
-                    yield one.name, error
+        except DeltatuneError as error:
+            return error
         finally:
             gc.collect()
+        planned.folder.drop_checkpoints()
+        return done
 
 
 def _word(exponent: int) -> str:
