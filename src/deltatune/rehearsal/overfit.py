@@ -8,10 +8,10 @@ from deltatune.rehearsal.pace import batches_within, cost_s
 from deltatune.rehearsal.practice import practising
 from deltatune.rehearsal.stage import Stage
 
-MOST_STEPS, FEWEST_STEPS, ROWS = 40, 12, 8
+MOST_STEPS, FEWEST_STEPS, ROWS = 40, 12, 4
 ENOUGH = 20
 """Steps from which on a batch that is not learned is a fault, not impatience."""
-FAR, LITTLE = 0.5, 0.85
+FAR, LITTLE = 0.5, 0.99
 """Shares of the first loss: below the one the batch is learned, above the other it is not."""
 
 

@@ -19,13 +19,12 @@ FALLING = {"constant": 1.0, "constant_with_warmup": 1.0}
 
 
 def rate_line(stage: Stage, plot: Path | None) -> tuple[Line, float | None]:
-    """What the test says of the rate, and the rate it would take: None where the loss never fell."""
+    """What the test says of the rate, and the highest it would take: None where the loss never fell."""
     found = sweep(stage)
     line = judged_rate(found, stage.rate, planned(stage))
     if plot is not None and found.losses:
         line = _drawn(line, found, stage, plot)
-    low, high = found.suggested if found.fell else (0.0, 0.0)
-    return line, (math.sqrt(low * high) if found.fell else None)
+    return line, (found.suggested[1] if found.fell else None)
 
 
 def _drawn(line: Line, found: Sweep, stage: Stage, plot: Path) -> Line:
