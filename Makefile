@@ -4,6 +4,7 @@
 # make demo-models the small pretrained models of the examples, up to 20 minutes each
 # make examples every example config whose inputs have been made, minutes each
 # make torture  the long tests of reliability: hundreds of kills, every byte of a checkpoint
+# make oldest   a quick part of the tests with the oldest versions that pyproject.toml allows
 # make bench    the benchmarks that need no GPU
 # make lock     the hashes of what constraints.txt names, after a change there
 # make gpu      the tests and the benchmark that need a GPU, with the machine's own python3
@@ -14,7 +15,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test check lint types tests demo-models examples torture bench lock gpu clean
+.PHONY: help demo test check lint types tests demo-models examples torture oldest bench lock gpu clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -23,6 +24,17 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard lock/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python lock/install.py
 	touch $(STAMP)
+
+# torch 2.10.0, the oldest, is a build with CUDA on x86-64, gigabytes of it: make oldest OLDEST_TORCH=2.10.0
+OLDEST := .venv-oldest
+OLDEST_TORCH ?= 2.13.0
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python -m pip install --quiet torch==$(OLDEST_TORCH)
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[dev,report,text,vision,audio,chem]'
+	touch $@
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -50,6 +62,10 @@ examples: $(STAMP)
 torture: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m torture --timeout 1200
 
+oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/golden tests/store \
+		tests/engine/test_attention_switch.py tests/train/test_resume.py tests/methods tests/cli/test_commands.py
+
 bench: $(STAMP)
 	$(BIN)/python examples/models.py minilm
 	$(BIN)/python examples/data.py reviews
@@ -67,4 +83,4 @@ gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(OLDEST) runs

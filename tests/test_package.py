@@ -124,6 +124,18 @@ def test_the_lock_has_the_versions_of_the_constraints_and_a_hash_for_every_file(
     assert {"pip", "setuptools", "hatchling", "editables"} <= locked.keys()
 
 
+def test_the_oldest_versions_are_those_that_pyproject_allows():
+    """The first release of every floor, but for the tools that look at the source."""
+    pinned = {name.lower().replace("_", "-"): version for name, version in pins("constraints-oldest.txt")}
+    extras = ("dev", "report", "text", "vision", "audio", "chem")
+    asked = [*PROJECT["dependencies"], *(line for e in extras for line in PROJECT["optional-dependencies"][e])]
+    for line in asked:
+        name, _, floor = line.partition(">=")
+        if name not in ("torch", "ruff", "mypy", "hatchling", "types-PyYAML"):
+            found = pinned[name.lower()]
+            assert found == floor or found.startswith(f"{floor}."), f"{line}: {found}"
+
+
 def pins(path: str) -> list[tuple[str, str]]:
     """Names and versions of a requirements file."""
     return re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / path).read_text(), re.MULTILINE)

@@ -1,0 +1,255 @@
+"""Mutation testing: one operator, constant, condition or result is changed, and the tests of the file must fail.
+
+    python benchmarks/mutants.py [--per-file 8] [--seed 0] [--only store/atomic ...]
+
+Of all changes of a file a few are drawn (the same ones for a seed) and the tests that belong to it run on each in a
+forked process, which has torch loaded already and finds the changed module in place of the file; nothing is written
+into the tree. A change that no test notices has survived. Annotations, texts, error messages and what a class says of
+itself (`ClassVar`) are left alone. Results go to docs/results/mutants.json, and as a page to docs/mutants.md; why a
+survivor is harmless is written into the JSON by hand and kept while the line stays as it is.
+"""
+
+import argparse
+import ast
+import importlib.abc
+import importlib.util
+import json
+import os
+import random
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "deltatune"
+RESULTS, PAGE = ROOT / "docs" / "results" / "mutants.json", ROOT / "docs" / "mutants.md"
+FAMILIES = ("albert", "bert", "gpt2", "llama", "t5", "vit", "whisper", "xlnet")
+PRELOADED = ("torch._dynamo", "safetensors.torch", "accelerate", "peft", "scipy.stats", "sklearn.metrics")
+PRELOADED += tuple(f"transformers.models.{family}.modeling_{family}" for family in FAMILIES)
+GOLDEN = ("tests/golden/test_golden_adapters.py", "tests/golden/test_golden_runs.py")
+HOSTILE = "tests/attacks/test_foreign_adapters.py"
+TESTS: dict[str, tuple[str, ...]] = {
+    "store/adapter": (GOLDEN[0], "tests/interop/test_peft.py"),
+    "store/adapterhub": ("tests/interop/test_layouts.py", "tests/interop/test_adapterhub.py"),
+    "store/atomic": ("tests/store/test_atomic.py", "tests/store/test_faults.py"),
+    "store/peft_keys": (GOLDEN[0], "tests/interop/test_peft.py"),
+    "store/record": (GOLDEN[0],),
+    "store/run": ("tests/store/test_run.py", GOLDEN[1]),
+    "store/state": ("tests/store/test_state.py", GOLDEN[1]),
+    "ops/boxes": ("tests/core/test_set_loss.py",),
+    "ops/hadamard": ("tests/methods/test_loha.py", "tests/interop/test_peft_loha.py"),
+    "ops/hypercomplex": ("tests/methods/test_compacter.py",),
+    "ops/kept": ("tests/ops/test_remade.py", "tests/engine/test_kept.py"),
+    "ops/kronecker": ("tests/methods/test_lokr.py", "tests/interop/test_peft_lokr.py"),
+    "ops/orthogonal": ("tests/methods/test_oft.py", "tests/methods/test_boft.py"),
+    "ops/pinball": ("tests/core/test_forecast_scores.py", "tests/tasks/test_forecasting.py"),
+}
+"""Tests of a file besides those that have its name; a method has its golden folders and its contract on BERT."""
+PAIRS = ((ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.In, ast.NotIn), (ast.Is, ast.IsNot))
+PAIRS += ((ast.And, ast.Or), (ast.Add, ast.Sub), (ast.Mult, ast.Div), (ast.BitOr, ast.BitAnd))
+ONE_WAY = {ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult}
+FLIPPED: dict[type, type] = {**dict(PAIRS), **{other: one for one, other in PAIRS}, **ONE_WAY}
+Change = tuple[str, Callable[[], None]]
+
+
+def changes(node: ast.AST) -> Iterator[Change]:
+    """What can be changed at a node, as text, and what does it in place."""
+    match node:
+        case ast.Compare(ops=[op]) | ast.BinOp(op=op) | ast.BoolOp(op=op) | ast.AugAssign(op=op) if type(op) in FLIPPED:
+            new = FLIPPED[type(op)]()
+            yield f"{type(op).__name__} -> {type(new).__name__}", lambda: replace_operator(node, new)
+        case ast.Constant(value=bool() as value):
+            yield f"{value} -> {not value}", lambda: setattr(node, "value", not value)
+        case ast.Constant(value=int() | float() as number):
+            other = number + 1 if isinstance(number, int) else number * 2 + 1
+            yield f"{number} -> {other}", lambda: setattr(node, "value", other)
+        case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=inner):
+            word = type(node.op).__name__
+            yield f"without {word}", lambda: become(node, inner)
+        case ast.If(test=test) | ast.IfExp(test=test):
+            yield "condition negated", lambda: setattr(node, "test", ast.UnaryOp(ast.Not(), test))
+        case ast.comprehension(ifs=[first, *rest]):
+            yield "filter negated", lambda: setattr(node, "ifs", [ast.UnaryOp(ast.Not(), first), *rest])
+        case ast.Return(value=ast.AST() as value) if not (isinstance(value, ast.Constant) and value.value is None):
+            yield "returns None", lambda: setattr(node, "value", ast.Constant(None))
+        case ast.Expr(value=ast.Call()):
+            yield "call left out", lambda: setattr(node, "value", ast.Constant(None))
+
+
+def replace_operator(node: Any, new: ast.AST) -> None:
+    """Another operator at a node."""
+    if isinstance(node, ast.Compare):
+        node.ops = [new]
+    else:
+        node.op = new
+
+
+def become(node: ast.AST, other: ast.AST) -> None:
+    """The node is the other one from here on."""
+    node.__class__ = other.__class__
+    vars(node).clear()
+    vars(node).update(vars(other))
+
+
+def places(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that may be changed, in order."""
+    yield node
+    left_out: set[Any] = set(getattr(node, "decorator_list", ()))
+    left_out |= {getattr(node, name, None) for name in ("annotation", "returns", "exc", "cause")}
+    if isinstance(node, ast.AnnAssign) and "ClassVar" in ast.unparse(node.annotation):
+        return
+    for child in ast.iter_child_nodes(node):
+        if child in left_out or isinstance(child, ast.JoinedStr | ast.expr_context):
+            continue
+        if isinstance(child, ast.keyword) and child.arg in ("strict", "hint"):
+            continue
+        yield from places(child)
+
+
+def mutants(path: Path) -> list[tuple[int, str, ast.Module]]:
+    """Line, change and tree of every mutant of a file."""
+    text, found = path.read_text(encoding="utf-8"), []
+    kinds = [[what for what, _ in changes(node)] for node in places(ast.parse(text))]
+    for index, whats in enumerate(kinds):
+        for number, what in enumerate(whats):
+            tree = ast.parse(text)
+            node = list(places(tree))[index]
+            line = getattr(node, "lineno", getattr(getattr(node, "target", None), "lineno", 0))
+            list(changes(node))[number][1]()
+            found.append((line, what, ast.fix_missing_locations(tree)))
+    return found
+
+
+class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives one module from a tree in place of its file."""
+
+    def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
+        self.name, self.path, self.code = name, path, compile(tree, str(path), "exec")
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        """The changed module, and no other."""
+        found = importlib.util.spec_from_file_location(fullname, self.path, loader=self)
+        return found if fullname == self.name else None
+
+    def exec_module(self, module: Any) -> None:
+        """Runs the changed code."""
+        exec(self.code, vars(module))
+
+
+def tests_of(name: str) -> list[list[str]]:
+    """Arguments of pytest for a file; the second ones, if there are any, are for what the first ones do not notice."""
+    folder, stem = name.split("/")
+    own = [f"tests/{folder}/test_{stem}.py"]
+    word = stem.replace("_", "-")
+    if folder == "methods":
+        own += [f"tests/interop/test_peft_{stem}.py", GOLDEN[0]]
+        own = [each for each in own if (ROOT / each).exists()]
+        first = [*own, "-k", f"test_{stem}.py or _{stem}.py or 0.1.0-{word}"]
+        return [first, ["tests/contract/test_methods.py", "-k", f"[{word}-bert"]]
+    parent = next((key for key in sorted(TESTS, reverse=True) if name.startswith(key)), "")
+    first = [each for each in dict.fromkeys((*own, *TESTS.get(parent, ()))) if (ROOT / each).exists()]
+    hostile = name in ("store/adapter", "store/files", "store/record")
+    return [each for each in (first, [HOSTILE] if hostile else []) if each]
+
+
+def tried(name: str, tree: ast.Module, tests: list[str], seconds: int) -> tuple[str, float]:
+    """Whether tests notice a tree in place of a file, within so much processor time; and what they took."""
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        sys.meta_path.insert(0, Changed(f"deltatune.{name.replace('/', '.')}", SOURCE / f"{name}.py", tree))
+        import pytest
+
+        words = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "--timeout", "0"]
+        words += ["-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]
+        os._exit(int(pytest.main(words)))
+    _, status, used = os.wait4(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    outcome = {0: "survived", 5: "without tests"}.get(code, "killed")
+    return outcome, used.ru_utime + used.ru_stime
+
+
+def measured(name: str, number: int, seed: int) -> dict[str, Any]:
+    """A few mutants of a file, each killed or not."""
+    path = SOURCE / f"{name}.py"
+    whole, limits = ast.parse(path.read_text(encoding="utf-8")), []
+    for tests in tests_of(name):
+        outcome, seconds = tried(name, whole, tests, 600)
+        if outcome != "survived":
+            raise SystemExit(f"{name}: {outcome} as it is; {tests}")
+        limits.append((tests, int(3 * seconds) + 10))
+    every = mutants(path)
+    drawn = random.Random(f"{seed} {name}").sample(every, min(number, len(every)))
+    lines, survivors = path.read_text(encoding="utf-8").splitlines(), []
+    for line, what, tree in sorted(drawn, key=lambda each: each[0]):
+        if all(tried(name, tree, *limit)[0] == "survived" for limit in limits):
+            survivors.append({"line": line, "code": lines[line - 1].strip(), "change": what})
+            print(f"    {name}:{line} {what}: {lines[line - 1].strip()}", flush=True)
+    print(f"{name}: {len(drawn) - len(survivors)} of {len(drawn)} killed ({len(every)} possible)", flush=True)
+    return {"possible": len(every), "tried": len(drawn), "survivors": survivors}
+
+
+def with_reasons(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    """The reasons that were given for the same change of the same line."""
+    known = {(each["code"], each["change"]): each["why"] for each in old.get("survivors", ()) if "why" in each}
+    for each in new["survivors"]:
+        if (each["code"], each["change"]) in known:
+            each["why"] = known[each["code"], each["change"]]
+    return new
+
+
+def page(results: dict[str, Any]) -> str:
+    """The results as a page."""
+    tried_, left = (sum(f(r) for r in results.values()) for f in (lambda r: r["tried"], lambda r: len(r["survivors"])))
+    text = "# Mutants: whether the tests notice a change of the code\n\n"
+    text += (
+        "Written by `python benchmarks/mutants.py`: operators, constants, conditions, calls and results are changed\n"
+    )
+    text += (
+        "one at a time, and the tests that belong to the file must fail. A few changes a file are drawn by a seed.\n\n"
+    )
+    text += f"Of {tried_} changes in {len(results)} files, {tried_ - left} were noticed "
+    text += f"({100 * (tried_ - left) / max(tried_, 1):.1f} %).\n\n"
+    text += "| folder | changes tried | killed | |\n|---|---|---|---|\n"
+    for folder in dict.fromkeys(name.split("/")[0] for name in results):
+        own = [r for name, r in results.items() if name.startswith(f"{folder}/")]
+        count, lost = sum(r["tried"] for r in own), sum(len(r["survivors"]) for r in own)
+        text += f"| `{folder}/` | {count} | {count - lost} | {100 * (count - lost) / count:.1f} % |\n"
+    text += "\n| file | possible | tried | killed |\n|---|---|---|---|\n"
+    for name, r in results.items():
+        text += f"| `{name}.py` | {r['possible']} | {r['tried']} | {r['tried'] - len(r['survivors'])} |\n"
+    text += "\n## Survivors\n\n| place | change | code | why it is harmless |\n|---|---|---|---|\n"
+    for name, r in results.items():
+        for s in r["survivors"]:
+            code = s["code"].replace("|", "\\|")
+            text += f"| `{name}.py:{s['line']}` | {s['change']} | `{code}` | {s.get('why', 'not looked at yet')} |\n"
+    return text
+
+
+def main() -> None:
+    """Tries the mutants of the asked files and writes results and page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--per-file", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=())
+    given = parser.parse_args()
+    os.chdir(ROOT)
+    sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+    for module in PRELOADED:
+        importlib.import_module(module)
+    files = [path for folder in ("store", "ops", "methods") for path in SOURCE.glob(f"{folder}/[!_]*.py")]
+    for name in sorted(given.only or [f"{path.parent.name}/{path.stem}" for path in files]):
+        new = measured(name, given.per_file, given.seed)
+        results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        results[name] = with_reasons(new, results.get(name, {}))
+        RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n", encoding="utf-8")
+        PAGE.write_text(page(dict(sorted(results.items()))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
