@@ -11,6 +11,7 @@ survivor is harmless is written into the JSON by hand and kept while the line st
 
 import argparse
 import ast
+import importlib
 import importlib.abc
 import importlib.util
 import json
@@ -38,7 +39,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "store/record": (GOLDEN[0],),
     "store/run": ("tests/store/test_run.py", GOLDEN[1]),
     "store/state": ("tests/store/test_state.py", GOLDEN[1]),
-    "ops/boxes": ("tests/core/test_set_loss.py",),
+    "ops/boxes": ("tests/core/test_set_loss.py", "tests/tasks/test_object_detection.py"),
     "ops/hadamard": ("tests/methods/test_loha.py", "tests/interop/test_peft_loha.py"),
     "ops/hypercomplex": ("tests/methods/test_compacter.py",),
     "ops/kept": ("tests/ops/test_remade.py", "tests/engine/test_kept.py"),
@@ -163,8 +164,12 @@ def tried(name: str, tree: ast.Module, tests: list[str], seconds: int) -> tuple[
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         sys.meta_path.insert(0, Changed(f"deltatune.{name.replace('/', '.')}", SOURCE / f"{name}.py", tree))
+        import doctest
+
         import pytest
 
+        if doctest.testmod(importlib.import_module(f"deltatune.{name.replace('/', '.')}")).failed:
+            os._exit(1)
         words = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "--timeout", "0"]
         words += ["-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]
         os._exit(int(pytest.main(words)))
