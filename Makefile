@@ -5,6 +5,7 @@
 # make examples every example config whose inputs have been made, minutes each
 # make torture  the long tests of reliability: hundreds of kills, every byte of a checkpoint
 # make oldest   a quick part of the tests with the oldest versions that pyproject.toml allows
+# make mutants  whether the tests notice a changed operator, constant or condition; an hour
 # make bench    the benchmarks that need no GPU
 # make lock     the hashes of what constraints.txt names, after a change there
 # make gpu      the tests and the benchmark that need a GPU, with the machine's own python3
@@ -15,7 +16,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test check lint types tests demo-models examples torture oldest bench lock gpu clean
+.PHONY: help demo test check lint types tests demo-models examples torture oldest mutants bench lock gpu clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -65,6 +66,9 @@ torture: $(STAMP)
 oldest: $(OLDEST)/.installed
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/golden tests/store \
 		tests/engine/test_attention_switch.py tests/train/test_resume.py tests/methods tests/cli/test_commands.py
+
+mutants: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py
 
 bench: $(STAMP)
 	$(BIN)/python examples/models.py minilm

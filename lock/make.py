@@ -10,12 +10,11 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from install import EXTRAS, ROOT
+
 LOCK = ROOT / "lock"
-EXTRAS = "dev,report,text,vision,audio,chem"
 TOOLS = ("pip", "hatchling", "editables", "setuptools", "setuptools-scm")
 """What installs and builds, ourselves and what has no wheel."""
 
