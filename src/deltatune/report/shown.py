@@ -56,7 +56,8 @@ def shown(task: Task, one: Judged, perfect: float) -> Shown:
     wanted, name = task.wanted(one.row), Path(one.file).name
     place = f"{name}:{one.line}" if one.line else task.called(one.row)
     pieces, pictures = task.marked(None, one.row), list(_pictures(task, one, wanted))
-    plot = drawn(f"answer to {place}", lambda axes: _plotted(axes, task, one), height=1.9)
+    plots = type(task).plot is not Task.plot
+    plot = drawn(f"answer to {place}", lambda axes: _plotted(axes, task, one), height=1.9) if plots else None
     answered = next(iter(one.answer.values()), None)
     seen = len(pictures) > 1 or (plot is not None and isinstance(answered, list))
     return Shown(
