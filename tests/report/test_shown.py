@@ -66,7 +66,7 @@ def test_boxes_are_drawn_as_answered_and_as_wanted(tmp_path):
     found = shown(own, one(row, answer), 1.0)
     assert [picture.title for picture in found.pictures] == ["answered", "wanted"]
     assert all(picture.source.startswith("data:image/jpeg;base64,") for picture in found.pictures)
-    assert found.asked == {"path": "cell.png"} and found.answered == ""
+    assert found.asked == {"path": "cell.png"} and found.answered == found.wanted == "1 x cell"
     assert own.merit(answer, row) == pytest.approx(1.0)
     assert own.merit(answer, {**row, "boxes": []}) == 0 and own.merit({"boxes": []}, {**row, "boxes": []}) == 1
 
@@ -115,8 +115,17 @@ def test_what_is_wanted_of_a_history_and_of_a_conversation():
     own = task("recommendation")
     assert own.wanted({"items": ["a", "b"]}) == "b" and own.certainty({"items": [{"item": "c", "score": 1.0}]}) is None
     assert own.merit({"rank": 1}, {}) == 1 and own.merit({"rank": 30}, {}) == 0
+    assert own.said({"items": [], "rank": 3}) == "at place 3" and own.said({"rank": None}) == "an unknown item"
     talk = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
     assert task("chat").wanted(talk) == "4"
+    assert task("chat").said({"nll": 3.5, "tokens": 2}) is None and task("chat").said({"text": "5", "nll": 1}) == "5"
+
+
+def test_a_translation_is_right_when_it_is_the_same():
+    row = {"source": "the dog sleeps", "target": "der Hund schläft"}
+    given = ({"translation": text, "finished": True} for text in ("der Hund schläft", "die Katze"))
+    right, wrong = (task("translation").merit(answer, row) for answer in given)
+    assert right == pytest.approx(1.0) and 0 <= wrong < 0.5
 
 
 def test_of_an_error_rate_less_is_better():

@@ -265,8 +265,12 @@ class Task(Settings, ABC):
         """What the answer should have been; None where a row does not say."""
         return row.get(self.label) if self.label else None
 
+    def said(self, answer: Mapping[str, Any]) -> Any:
+        """What of an answer stands beside what was wanted; None where there is nothing of the kind."""
+        return next(iter(answer.values()), None)
+
     def merit(self, answer: Mapping[str, Any], row: Row) -> float:
-        """How good one answer is: more is better, only the order among the answers of a task counts."""
+        """How good one answer is: at most 1, which is right; an error, of which less is better, as minus itself."""
         value = float(self.score([answer], [row])[self.metric])
         return -value if self.metric in self.lower_is_better else value
 

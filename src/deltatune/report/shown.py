@@ -58,8 +58,8 @@ def shown(task: Task, one: Judged, perfect: float) -> Shown:
     pieces, pictures = task.marked(None, one.row), list(_pictures(task, one, wanted))
     plots = type(task).plot is not Task.plot
     plot = drawn(f"answer to {place}", lambda axes: _plotted(axes, task, one), height=1.9) if plots else None
-    answered = next(iter(one.answer.values()), None)
-    seen = len(pictures) > 1 or (plot is not None and isinstance(answered, list))
+    answered = task.said(one.answer)
+    seen = plot is not None and isinstance(answered, list)
     return Shown(
         one.file,
         place,
@@ -94,7 +94,7 @@ def _asked(task: Task, row: Row, wanted: Any, *, with_lists: bool) -> dict[str, 
     return {
         word: Path(str(value)).name if word in files else text
         for word, value in rest.items()
-        if (text := in_words(value)) and (with_lists or not isinstance(value, list))
+        if (text := in_words(value)) and (with_lists or not isinstance(value, Sequence) or isinstance(value, str))
     }
 
 

@@ -291,6 +291,10 @@ class Chat(Task):
         """The last answer."""
         return answer_of(row)
 
+    def said(self, answer: Mapping[str, Any]) -> Any:
+        """What was written, of the rows that are answered."""
+        return answer.get("text")
+
     # -- scores
 
     def score(self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:

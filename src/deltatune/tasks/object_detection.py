@@ -245,6 +245,10 @@ class ObjectDetection(Task):
         """Boxes with their classes."""
         return [{**entry, "label": label_of(entry)} for entry in row["boxes"]]
 
+    def said(self, answer: Mapping[str, Any]) -> Any:
+        """The boxes that are sure enough."""
+        return self._sure(answer)
+
     def merit(self, answer: Mapping[str, Any], row: Row) -> float:
         """Average precision on one image; without objects 1 where none is found and else 0."""
         if not any(True for _ in box_labels.learned(row["boxes"])):

@@ -257,6 +257,10 @@ class Recommendation(Task):
         """The last item."""
         return row["items"][-1]
 
+    def said(self, answer: Mapping[str, Any]) -> Any:
+        """At which place the wanted item stood; what is recommended is for the time behind it."""
+        return "an unknown item" if answer["rank"] is None else f"at place {answer['rank']}"
+
     def certainty(self, answer: Mapping[str, Any]) -> float | None:
         """Its recommendations are for the time behind the wanted item: their chances say nothing about it."""
         return None

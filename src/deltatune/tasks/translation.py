@@ -191,6 +191,10 @@ class Translation(Task):
             for text, finished in zip(output.texts, output.finished, strict=True)
         ]
 
+    def merit(self, answer: Mapping[str, Any], row: Row) -> float:
+        """The metric of one sentence, as a share."""
+        return super().merit(answer, row) / 100
+
     # -- scores
 
     def score(self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:
