@@ -23,7 +23,7 @@ GROUPS = [
     {"deploy", "serve"},
     {"adapters"},
     {"ground"},
-    {"finetuning"},
+    {"finetuning", "advising"},
     {"many"},
     {"rehearsal", "comparison"},
     {"api"},
@@ -31,7 +31,7 @@ GROUPS = [
 ]
 """Arrows point to an earlier group."""
 EXCEPTIONS = {("evaluate", "data")}
-ROOT_FILES = {"__init__", "adapters", "ground", "finetuning", "many", "api"}
+ROOT_FILES = {"__init__", "adapters", "ground", "advising", "finetuning", "many", "api"}
 
 
 def place(path: Path) -> str:

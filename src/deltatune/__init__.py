@@ -24,6 +24,7 @@ _PLACES = {
         "Run",
         "Stack",
         "active",
+        "advise",
         "attach",
         "blend",
         "check_config",

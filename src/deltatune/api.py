@@ -7,6 +7,8 @@ from typing import Any, cast
 import torch
 
 from deltatune.adapters import Adapter, active, attach, blend, load, materialize, prepare
+from deltatune.advise.rank import Goal
+from deltatune.advising import advice
 from deltatune.comparison.compare import Comparison
 from deltatune.comparison.compare import compare as compare_methods
 from deltatune.comparison.live import Watching
@@ -45,6 +47,7 @@ __all__ = [
     "Run",
     "Stack",
     "active",
+    "advise",
     "attach",
     "blend",
     "check_config",
@@ -64,6 +67,17 @@ __all__ = [
 ]
 
 method = registry.method
+
+
+def advise(
+    config: str | Path | Mapping[str, Any], *, goal: Goal = "quality", memory_gb: float | None = None
+) -> dict[str, Any]:
+    """Methods ranked for a config (a YAML file or its content), what each will take, and settings to begin with.
+
+    Loads no weights. Raises what a training would raise, `SettingsError` when no method meets the goal or the memory.
+    """
+    values = config if isinstance(config, Mapping) else read_yaml(Path(config))
+    return advice(values, goal=goal, memory_gb=memory_gb)
 
 
 def evaluate(source: str | Path, data: str, *, model: str | None = None, batch_size: int = 64) -> dict[str, Any]:

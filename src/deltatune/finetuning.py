@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from deltatune.adapters import Adapter
+from deltatune.advise.ahead import Ahead
 from deltatune.core import registry
 from deltatune.core.config import RunSettings, override, read_yaml
 from deltatune.core.errors import DeltatuneError
@@ -33,7 +34,9 @@ from deltatune.report.run import write as write_report
 from deltatune.store import adapter as folders
 from deltatune.store.run import RunFolder, writing
 from deltatune.train import sinks
+from deltatune.train.energy import Measuring, Spent, meters
 from deltatune.train.loop import Job, Trained, check, train
+from deltatune.train.memory import resident_bytes
 from deltatune.train.teacher import Teacher, teacher_of
 from deltatune.train.trunk import kept
 
@@ -104,7 +107,7 @@ def finetune(
 def _run(settings: RunSettings, *, resume: bool, allowed: Collection[str], quiet: bool) -> Run:
     task, chosen = registry.task(settings.task), registry.method(settings.method)
     sinks.check(settings.training.report_to)
-    resolved = resolve(settings, task, chosen)
+    resolved, resident = resolve(settings, task, chosen), resident_bytes()
     folder = RunFolder(Path(settings.output_dir), completed)
     folder.check(resolved, resume=resume, allowed=allowed)
     splits = load_splits(settings.data, task, Path.cwd())
@@ -115,9 +118,14 @@ def _run(settings: RunSettings, *, resume: bool, allowed: Collection[str], quiet
     adapter = attached(ground, chosen, settings.training.seed)
     teacher = teacher_of(settings.training.distillation, splits.task, loaded, adapter, splits.train)
     running = Running(settings, resolved, ground, adapter, folder, quiet=quiet, teacher=teacher)
+    ahead = Ahead(adapter, resident, settings.model)
     running.keep_trunk([running])
+    running.forecast = ahead.of(splits.task, loaded.processor, running.examples, settings.training)
     running.begin(resume=resume)
-    return running.finish(train(running.job, resume=resume))
+    measuring = Measuring(meters(settings.training.watts_per_core))
+    done = train(running.job, resume=resume)
+    running.spent = measuring.spent()
+    return running.finish(done)
 
 
 class Running:
@@ -149,6 +157,8 @@ class Running:
         self.before: dict[str, Any] = {}
         self.texts: list[str] = []
         """What the base's forgetting is measured on, where it is."""
+        self.forecast: dict[str, Any] = {}
+        self.spent: Spent | None = None
         self.latest: Answered | None = None
         self.best: Answered | None = None
         """Answers of the best adapter so far to the validation rows."""
@@ -265,6 +275,8 @@ class Running:
         results["validation"] = self.validation(done)
         if not self.trial:
             results |= self.ground.baselines | {"before": self.before} | self.tested() | self.forgotten()
+        if self.spent is not None:
+            results["energy"] = self.facts["energy"] = self.spent.of_run(self.settings, task, results)
         self.facts["results"] = {
             part: {k: v for k, v in results[part].items() if isinstance(v, float)}
             for part in ("validation", "test")
@@ -274,7 +286,7 @@ class Running:
             self.save()
         results["adapter_bytes"] = folders.size(self.folder.adapter)
         results["truncated"] = {name: task.truncated(found) for name, found in encoded.items()}
-        results["trunk"] = self.trunk
+        results["trunk"], results["forecast"] = self.trunk, self.forecast
         hash_after = _unchanged(self.ground.loaded.model, self.base, self.hash_before)
         results["base"] = {"sha256_before": self.hash_before, "sha256_after": hash_after}
         self.folder.write_results(results)

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,13 +82,34 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
             ("trained parameters", f"{results['trainable_parameters']:,} ({share:.2%})"),
             ("adapter", size(results["adapter_bytes"])),
             ("training", f"{train['seconds']:.0f} s, {train['steps']} steps, best at {train['best_step']}"),
+            ("  forecast", _forecast(results, "train_seconds", lambda value: f"{value:.3g} s")),
             ("peak memory", size(train["peak_memory_bytes"])),
+            ("  forecast", _forecast(results, "peak_memory_bytes", size)),
+            *_energy(results),
             ("base unchanged", "yes, hash equal before and after"),
         ],
     )
     typer.echo(
         f"next: deltatune predict {folder} {_asked(results['task'])}   |   deltatune evaluate {folder} --data FILE"
     )
+
+
+def _forecast(results: dict[str, Any], name: str, shown: Callable[[float], str]) -> str:
+    """What the run said before it began.
+
+    >>> _forecast({"forecast": {"a": {"low": 1, "expected": 2, "high": 3}}}, "a", str)
+    '2 (1 to 3)'
+    """
+    said = results["forecast"].get(name)
+    if said is None:
+        return f"none: {results['forecast'].get('unknown', 'not made')}"
+    return f"{shown(said['expected'])} ({shown(said['low'])} to {shown(said['high'])})"
+
+
+def _energy(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """Joules with their source."""
+    energy = results.get("energy")
+    return [("energy", f"{energy['joules']:,.0f} J ({energy['source']})")] if energy else []
 
 
 def _asked(task: str) -> str:

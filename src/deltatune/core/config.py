@@ -200,6 +200,10 @@ class TrainingSettings(Settings):
     """Where the log goes besides metrics.jsonl; tensorboard writes into the run folder, the others where they do."""
     sampling_temperature: Annotated[float, Field(gt=0)] | None = None
     """Share of a task of n rows in every epoch: n^(1/T) (1: as many as it has; 10 is usual); needs data.task_column."""
+    watts_per_core: Annotated[float, Field(gt=0)] = 8.0
+    """Watts of a busy core, for an estimate of the energy where the machine has no meter that can be read."""
+    kg_co2_per_kwh: Annotated[float, Field(ge=0)] | None = None
+    """Kilograms of CO2 per kilowatt hour of your electricity; none: energy is not turned into CO2."""
     distillation: DistillationSettings | None = None
     """Learn from a teacher too; none means from the labels alone."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 
 from deltatune.core.errors import SettingsError, did_you_mean
 
@@ -17,11 +18,13 @@ def pretrained(
     """The network of a hub name or folder by an `AutoModelFor...` class, and its modules that start random.
 
     `kind` says in errors what it should have been ("a text classifier"); `config` are settings of its config.
-    Raises `SettingsError`.
+    Under `torch.device("meta")` the weights are not read. Raises `SettingsError`.
     """
     check_source(model)
     with quiet():
         try:
+            if torch.empty(0).is_meta:
+                return without_weights(cls, model, dtype or torch.float32, config)
             network, info = cls.from_pretrained(
                 model,
                 dtype=dtype or torch.float32,
@@ -33,6 +36,37 @@ def pretrained(
         except (OSError, ValueError, ImportError) as error:
             raise _unusable(model, kind, error) from None
     return network, new_modules(info)
+
+
+def without_weights(cls: Any, model: str, dtype: torch.dtype, config: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """The network from its config alone, on the default device; new is what the checkpoint lacks beside
+    the backbone, by its index.
+    """
+    settings = dict(config)
+    known = settings.pop("config", None) or transformers.AutoConfig.from_pretrained(
+        model, trust_remote_code=False, **settings
+    )
+    if issubclass(cls, transformers.PreTrainedModel):
+        network = cls._from_config(known, dtype=dtype)
+    else:
+        network = cls.from_config(known, dtype=dtype, trust_remote_code=False)
+    stored, backbone = stored_shapes(Path(model)), f"{network.base_model_prefix}."
+    tied = network.all_tied_weights_keys if getattr(known, "tie_word_embeddings", False) else {}
+    missing = [  # names inside of the backbone may be older ones of the same weights
+        name
+        for name, tensor in network.state_dict().items()
+        if stored and not name.startswith(backbone) and name not in tied and stored.get(name) != tuple(tensor.shape)
+    ]
+    return network, new_modules({"missing_keys": missing, "mismatched_keys": []})
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a folder's safetensors files, without their values."""
+    found: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+        with safe_open(file, framework="pt") as opened:
+            found |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    return found
 
 
 def processor_of(cls: Any, model: str, kind: str, **settings: Any) -> Any:

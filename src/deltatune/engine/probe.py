@@ -86,11 +86,13 @@ def _unanswered(model: nn.Module) -> Iterator[None]:
     if not next(model.parameters()).is_meta:
         yield
         return
-    with torch.device("meta"), _No():
+    with torch.device("meta"), No():
         yield
 
 
-class _No(TorchFunctionMode):
+class No(TorchFunctionMode):
+    """Answers questions about values that are not there with no."""
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -34,6 +34,6 @@ def kept_bytes(output: Tensor, but: Iterable[Tensor] = ()) -> int:
     >>> kept_bytes(torch.relu(x @ weight).sum(), but=[weight])  # x and the output of relu
     120
     """
-    left_out = {tensor.untyped_storage().data_ptr() for tensor in but}
+    left_out = {tensor.untyped_storage()._cdata for tensor in but}
     storages = [tensor.untyped_storage() for tensor in kept_tensors(output)]
-    return sum({s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in left_out}.values())
+    return sum({s._cdata: s.nbytes() for s in storages if s._cdata not in left_out}.values())

@@ -101,7 +101,9 @@ def _unpack(kept: Tensor | Kept) -> Tensor:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """Which storage a tensor looks at; unlike its address it tells tensors without values apart too."""
+    place: int = tensor.untyped_storage()._cdata
+    return place
 
 
 def _saved(node: Any, name: str) -> Tensor | None:

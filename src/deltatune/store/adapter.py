@@ -27,6 +27,8 @@ from deltatune.store.record import FORMAT, Record, check_globs
 MAX_DEPTH = 3
 """Adapters inside of adapters: a mix of methods may hold a fusion, which reads others."""
 CONFIG, WEIGHTS, PARTS = "adapter_config.json", "adapter_model.safetensors", "parts"
+ON_THE_CARD = ("energy",)
+"""Facts for the card alone: measured, so that they differ where the same training is run again."""
 
 
 def write(file: AdapterFile, folder: Path) -> Path:
@@ -129,7 +131,7 @@ def _metadata(file: AdapterFile) -> dict[str, str]:
         "type": file.method.type,
         "settings": file.method.model_dump(mode="json"),
         "fingerprint": file.fingerprint,
-        "facts": dict(file.facts),
+        "facts": {word: fact for word, fact in file.facts.items() if word not in ON_THE_CARD},
         **({"parts": [part.name for part in file.parts]} if file.parts else {}),
     }
     return {"format": "pt", "deltatune": json.dumps(extra)}  # not sorted: in a pattern the first match counts

@@ -33,6 +33,7 @@ CHANGEABLE = frozenset(
         *("learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm"),
         *("save_total_limit", "per_device_eval_batch_size", "gradient_checkpointing", "report_to"),
         *("trunk_cache_dir", "trunk_disk_gb", "compile"),
+        *("watts_per_core", "kg_co2_per_kwh"),
     )
 )
 """Settings that a resumed run may have otherwise when they are named: rows, their order and the weights stay."""

@@ -16,6 +16,11 @@ OLD_LIMIT = 2**25
 """The largest block that older versions of the library allow."""
 
 
+def resident_bytes() -> int:
+    """Bytes of this process in memory now."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def forget_peak() -> None:
     """Starts counting anew on the GPU; the peak of a process cannot be forgotten."""
     if torch.cuda.is_available():
