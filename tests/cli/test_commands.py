@@ -75,7 +75,7 @@ def test_a_stopped_training_prints_the_command_that_goes_on_and_it_does(place, m
 def run(place):
     code, out, err = call(place, "train", "run.yaml", "--training.learning_rate", "1e-3", "--method.r=8")
     assert code == 0, err
-    assert "test accuracy (95 % interval)" in out
+    assert "test accuracy (95 % interval)" in out and "report: runs/one/report.html" in out
     assert "step " in err
     return place / "runs" / "one"
 

@@ -89,6 +89,8 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
             ("base unchanged", "yes, hash equal before and after"),
         ],
     )
+    if (page := folder / "report.html").is_file():
+        typer.echo(f"report: {page}")
     typer.echo(
         f"next: deltatune predict {folder} {_asked(results['task'])}   |   deltatune evaluate {folder} --data FILE"
     )
