@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "deltatune"
 PAGES = SOURCE / "report" / "templates"
+DATA = [*PAGES.iterdir(), SOURCE / "advise" / "evidence.json", SOURCE / "py.typed"]
+"""What the package holds besides its source."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MOST = 16
 """Libraries that the package asks for itself; each is one more way in."""
@@ -43,7 +45,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     (built,) = wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     names = zipfile.ZipFile(built).namelist()
     code = {name for name in names if ".dist-info/" not in name}
-    own = [*SOURCE.rglob("*.py"), *PAGES.iterdir(), SOURCE / "py.typed"]
+    own = [*SOURCE.rglob("*.py"), *DATA]
     assert code == {f"deltatune/{path.relative_to(SOURCE)}" for path in own}
     about = {name.split(".dist-info/")[1] for name in names if ".dist-info/" in name}
     assert about == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
@@ -59,9 +61,9 @@ def test_two_builds_of_the_wheel_are_equal(tmp_path):
     assert Path(built[0]).read_bytes() == Path(built[1]).read_bytes()
 
 
-def test_the_package_holds_source_the_templates_of_pages_and_the_mark_of_its_types_only():
+def test_the_package_holds_source_templates_of_pages_evidence_and_the_mark_of_its_types_only():
     others = {path for path in SOURCE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert others == {SOURCE / "py.typed", *PAGES.iterdir()}
+    assert others == set(DATA)
     assert {path.suffix for path in PAGES.iterdir()} == {".j2", ".css"}
     assert not list(SOURCE.rglob("test_*")) + list(SOURCE.rglob("*conftest*"))
 
