@@ -77,7 +77,7 @@ def test_dependencies_are_few_and_each_has_a_lowest_version():
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     extras = named(line for group in PROJECT["optional-dependencies"].values() for line in group)
-    of_module = packages_distributions()
+    of_module = {"pynvml": ["nvidia-ml-py"], **packages_distributions()}  # an extra that is installed beside a GPU only
     used = {of_module.get(name, [name])[0].lower().replace("_", "-") for name in imported()} - {"no-such-library"}
     assert used <= named(PROJECT["dependencies"]) | extras
     assert named(PROJECT["dependencies"]) <= used
