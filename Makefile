@@ -20,7 +20,7 @@ WORKERS ?= 2
 help:
 	@sed -n 's/^# //p' Makefile
 
-$(STAMP): pyproject.toml constraints.txt $(wildcard lock/*)
+$(STAMP): pyproject.toml constraints.txt $(wildcard lock/*.py lock/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "deltatune needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python lock/install.py
