@@ -108,8 +108,11 @@ class _Base:
         self.task: Task = splits.task
         self.dtype = base_dtype(settings.training.bf16)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        with valueless(self.device):
-            self.loaded = self.task.load(name, self.dtype)
+        try:
+            with valueless(self.device):
+                self.loaded = self.task.load(name, self.dtype)
+        except RuntimeError as error:  # a model may ask for values that are not there
+            raise SettingsError(f"no advice for {name} without its weights: {str(error)[:120]}") from None
         sample = {"train": SAMPLE, "validation": SCORED, "test": SCORED}
         rows = {part: _spread(found, sample[part]) for part, found in splits.parts.items()}
         self.examples: dict[str, list[Example]] = {}

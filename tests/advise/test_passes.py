@@ -126,3 +126,9 @@ def test_meta_tensors_say_they_are_where_they_are_said_to_be():
 def test_blocks_are_counted_as_often_as_they_come():
     one, two = Pass(100, 60, 10.0, 40, 5, True), Pass(150, 90, 18.0, 60, 9, True)
     assert two.scaled(one, 3) == Pass(300, 180, 42.0, 120, 21, True)
+
+
+def test_what_is_checked_when_a_model_is_loaded_holds_without_values():
+    with valueless():
+        x = torch.ones(3)
+        assert torch.allclose(x, x + 1, atol=float(x.max())) and int(x.sum()) == 1 and not bool(x.any())

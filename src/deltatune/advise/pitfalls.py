@@ -22,9 +22,12 @@ def verdict(facts: Facts) -> tuple[str, str]:
         share = facts.largest_share or 1.0
         return "do not fine-tune", f"{share:.1%} of the training rows have the same label: there is nothing to learn"
     if facts.rows["train"] < FEW_ROWS:
+        seen = f"{facts.rows['train']} training rows, and {facts.rows['test']} to test on"
+        if facts.classes is None:
+            return "do not fine-tune", f"{seen}: collect more first"
+        half = f"{_half_width(facts.rows['test']):.0%}"
         return "do not fine-tune", (
-            f"{facts.rows['train']} training rows, and {facts.rows['test']} to test on, whose accuracy is known to "
-            f"± {_half_width(facts.rows['test']):.0%} only: label more first, or take a linear probe"
+            f"{seen}, whose accuracy is known to ± {half} only: label more first, or take a linear probe"
         )
     if facts.neighbours is not None:
         right, usual, asked = facts.neighbours
@@ -60,7 +63,7 @@ def _overfitting(facts: Facts, forecast: Forecast) -> list[str]:
             f"overfitting: {trained:,} trained values on {rows:,} rows ({trained / rows:,.0f} per row) can learn them "
             "by heart; keep early stopping on, take a smaller rank or a method that trains less (ia3, bitfit)"
         )
-    if facts.rows["test"] < FEW_TESTED:
+    if facts.rows["test"] < FEW_TESTED and facts.classes is not None:
         half = _half_width(facts.rows["test"])
         found.append(f"test: {facts.rows['test']} test rows tell an accuracy to ± {half:.0%} only")
     return found
