@@ -24,9 +24,21 @@ pages()
 print(pages())
 """
 
+CHILD = "from deltatune.train.memory import peak_memory_bytes; print(peak_memory_bytes())"
+PARENT = f"""
+import subprocess, sys
+held = b"x" * 1_500_000_000
+subprocess.run([sys.executable, "-c", {CHILD!r}], check=True)
+"""
+
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
 def test_what_is_freed_is_kept_for_the_next_tensor():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
     assert after < 0.1 * before
+
+
+def test_what_the_parent_held_is_no_part_of_the_peak():
+    said = subprocess.run([sys.executable, "-c", PARENT], check=True, capture_output=True, text=True).stdout
+    assert 50e6 < int(said) < 1e9

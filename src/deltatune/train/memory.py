@@ -4,10 +4,12 @@ import ctypes
 import platform
 import resource
 import sys
+from pathlib import Path
 
 import psutil
 import torch
 
+STATUS = Path("/proc/self/status")
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of `mallopt`, from malloc.h."""
 KEPT_BYTES = 2**30
@@ -31,13 +33,19 @@ def memory_bytes() -> int:
     """Bytes held now: allocated on the GPU when there is one, else resident in the whole process."""
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated()
-    return int(psutil.Process().memory_info().rss)
+    return resident_bytes()
 
 
 def peak_memory_bytes() -> int:
-    """Most bytes held at once: allocated on the GPU when there is one, else resident in the whole process."""
+    """Most bytes held at once: allocated on the GPU when there is one, else resident in the whole process.
+
+    Linux counts what the process that started this one held in `ru_maxrss`; its own status does not.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if STATUS.is_file():
+        line = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
