@@ -117,6 +117,29 @@ def test_three_in_a_row_without_a_checkpoint_end_it(tmp_path):
     assert len(noted(tmp_path)) == 3
 
 
+def test_more_than_one_percent_of_the_last_500_bring_the_checkpoint_back_once(tmp_path, caplog):
+    settings = {"max_steps": 40, "eval_steps": 4, "logging_steps": 1, "num_train_epochs": 100}
+    work = failing(job(tmp_path, **settings), *range(5, 16, 2))  # every second step: never three in a row
+    assert train(work).steps == 40
+    assert "6 of the last 500 steps are not finite" in caplog.text and "back at step 12" in caplog.text
+    assert [line["restored_from"] for line in lines(tmp_path) if "restored_from" in line] == [15]
+    again = failing(job(tmp_path / "again", **settings), *range(5, 16, 2), *range(18, 40, 2))
+    with pytest.raises(DeltatuneError, match=r"6 of the last 500 steps are not finite, the last is step 24: loss nan"):
+        train(again)
+
+
+def test_steps_left_out_long_ago_do_not_count():
+    guards, good, bad = Guards(), torch.tensor(1.0), torch.tensor(math.nan)
+    for step in range(1, 3001):
+        assert guards.pass_on(bad if step % 100 == 0 else good, good) is (step % 100 != 0)
+        assert guards.tripped is None and len(guards.left_out) <= 5
+    guards.pass_on(good, good)
+    guards.pass_on(bad, good)
+    assert guards.tripped == "6 of the last 500 steps"
+    guards.forgive()
+    assert guards.tripped is None
+
+
 def test_a_spike_is_a_line_of_the_log(tmp_path):
     train(failing(job(tmp_path, max_steps=40, eval_steps=40, learning_rate=1e-4), 35, value=50.0))
     (spike,) = [line["spike"] for line in lines(tmp_path) if "spike" in line and line["step"] == 35]

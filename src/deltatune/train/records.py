@@ -20,7 +20,6 @@ from deltatune.store.state import random_state
 from deltatune.train import checkpoint
 from deltatune.train.checkpoint import Training
 from deltatune.train.diagnosis import diagnosis
-from deltatune.train.guards import IN_A_ROW
 from deltatune.train.job import Job
 from deltatune.train.plan import Plan, Step
 from deltatune.train.sinks import Sinks, opened
@@ -100,7 +99,7 @@ class Records:
             self.log({"step": training.position.step + 1, "spike": found})
 
     def bad_step(self, training: Training, step: Step, loss: Tensor, norm: Tensor) -> None:
-        """A step whose loss or gradient is not finite: its rows are noted, and from the third in a row on it counts.
+        """A step whose loss or gradient is not finite: its rows are noted, and too many of them have consequences.
 
         Then the newest checkpoint comes back at half the learning rate, once. Raises `DeltatuneError` with a diagnosis
         when there is none or it had come back before.
@@ -113,18 +112,19 @@ class Records:
             with self._trying("bad_steps.jsonl"):
                 self.job.folder.log_bad(line)
         logger.warning("step %d is left out: %s; its rows stand in bad_steps.jsonl", number, said)
-        if not training.guards.tripped:
+        too_many = training.guards.tripped
+        if too_many is None:
             return
         found = diagnosis(self.job, self.accelerator.device, number, step)
         if training.guards.halved or self._read_newest(training) is None:
             raise DeltatuneError(
-                f"{IN_A_ROW} steps in a row are not finite, the last is step {number}: {said}; {found}",
+                f"{too_many} are not finite, the last is step {number}: {said}; {found}",
                 hint="lower training.learning_rate, or look at these rows; the weights are those before these steps",
             )
-        training.guards.bad = 0
+        training.guards.forgive()
         checkpoint.halve(training)
         at = training.position.step
-        logger.warning("%d steps in a row are not finite (%s): back at step %d with half the rate", IN_A_ROW, found, at)
+        logger.warning("%s are not finite (%s): back at step %d with half the rate", too_many, found, at)
         if self.main:
             with self._trying("metrics.jsonl"):
                 self.job.folder.forget_after(at, bad_too=False)
