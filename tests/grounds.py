@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 import transformers as tf
 from PIL import Image
@@ -212,9 +211,20 @@ def _series(folder: Path) -> Ground:
 
 
 def _molecules(folder: Path) -> Ground:
-    ends = ["O", "N", "c1ccccc1", "C1CC1"]
-    found = [f"{'C' * length}{end}" for length in range(1, COUNT // 4 + 1) for end in ends]
-    rows = [{"smiles": text, "label": "ab"[n % 3 % 2]} for n, text in enumerate(found)]
+    rings = [
+        "C1CC1",
+        "C1CCC1",
+        "C1CCCC1",
+        "C1CCCCC1",
+        "c1ccccc1",
+        "c1ccncc1",
+        "c1ccco1",
+        "c1cccs1",
+        "C1CCNC1",
+        "C1CCOC1",
+    ]
+    found = [f"{'C' * length}{ring}" for ring in rings for length in range(1, 5)]
+    rows = [{"smiles": text, "label": "ab"[n % 2]} for n, text in enumerate(found)]
     return Ground("molecule-property", _bert(folder / "model"), rows, "smiles", "label")
 
 

@@ -8,11 +8,14 @@ Everything public is here, loaded on first use: `import deltatune` loads neither
 """
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # the hub's library asks when it is imported
 
 _PLACES = {
     "deltatune.api": (

@@ -58,4 +58,4 @@ def test_an_architecture_that_is_not_named_is_shown_without_its_head(tmp_path):
 def test_a_missing_folder_is_an_error_of_settings(tmp_path):
     result = CliRunner().invoke(build(), ["inspect", str(tmp_path / "none")])
     assert isinstance(result.exception, SettingsError)
-    assert "cannot be inspected" in str(result.exception)
+    assert "none does not exist" in str(result.exception)

@@ -94,6 +94,15 @@ def test_a_group_column_that_is_not_there_is_an_error(tmp_path):
         )
 
 
+@pytest.mark.parametrize("odd", [None, "", " ", [1], {"a": 1}, float("nan")])
+def test_a_row_of_no_group_is_rejected(tmp_path, odd):
+    rows = reviews(60)
+    rows[7]["patient"] = odd
+    data = DataSettings(train=written(tmp_path, rows), group_column="patient", max_rejected=0.1)
+    (rejected,) = load(data, task("text-classification"), tmp_path).rejected
+    assert rejected.line == 8 and rejected.reason.startswith("patient is ")
+
+
 def test_rows_that_nearly_repeat_a_training_row_are_reported(tmp_path, caplog):
     train, test = reviews(40), reviews(10, seed=1)
     test[3] = {**train[7], "text": train[7]["text"].replace(" 7", " 777")}

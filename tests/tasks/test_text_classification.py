@@ -83,8 +83,12 @@ def test_a_missing_model_folder_is_an_error(name):
 
 def test_a_hub_name_that_cannot_be_had_is_an_error(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(SettingsError, match="cannot be loaded as a text classifier"):
+    with pytest.raises(
+        SettingsError, match="not in the cache of the hub, and HF_HUB_OFFLINE forbids to fetch it; name"
+    ):
         fitted(["a", "b"]).load("nobody/nothing")
+    with pytest.raises(SettingsError, match="cannot be loaded as a text classifier"):
+        fitted(["a", "b"]).load("no name of the hub")
 
 
 def test_texts_are_cut_to_the_limit_and_counted(folder):

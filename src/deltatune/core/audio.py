@@ -8,6 +8,7 @@ import hashlib
 import math
 import struct
 from functools import lru_cache
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def why_not(path: Any, longest_s: float) -> str | None:
     if not str(path).strip():
         return "path is empty"
     file = Path(path)
-    if not file.exists():
+    if not exists(file):  # that of Path raises for a name no file can have
         return f"audio is missing ({path})"
     if not file.is_file():
         return f"audio is a folder ({path})" if file.is_dir() else f"audio is no regular file ({path})"

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def resized(pixels_HWC: np.ndarray, height: int, width: int, resample: int = 3) 
 
 
 def _check_file(path: Path) -> None:
-    if not path.exists():
+    if not exists(path):  # that of Path raises for a name no file can have
         raise DataError(f"image is missing ({path})")
     if not path.is_file():
         raise DataError(f"image is a folder ({path})" if path.is_dir() else f"image is no regular file ({path})")

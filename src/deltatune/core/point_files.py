@@ -9,6 +9,7 @@ asks for. Files come from anywhere: headers are checked before anything is read,
 """
 
 from collections.abc import Callable, Mapping
+from os.path import exists
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ READERS: Mapping[str, Callable[[Path], Mesh]] = {".npy": read_npy, ".ply": read_
 
 
 def _check_file(path: Path) -> None:
-    if not path.exists():
+    if not exists(path):  # that of Path raises for a name no file can have
         raise DataError(f"shape is missing ({path})")
     if not path.is_file():
         raise DataError(f"shape is a folder ({path})" if path.is_dir() else f"shape is no regular file ({path})")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import safe_open
+from transformers.utils.hub import is_offline_mode, try_to_load_from_cache
 
 from deltatune.core.errors import SettingsError, did_you_mean
 
@@ -99,13 +100,26 @@ def new_modules(info: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def check_source(model: str) -> None:
-    """Raises `SettingsError` for a path that is not there: it is no hub name."""
+    """Raises `SettingsError` for a path that is not there, and for a hub name that may not be fetched."""
     path = Path(model)
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or exists(path)
     if looks_local and not isfile(path / "config.json"):
         near = [str(p) for p in path.parent.iterdir() if p.is_dir()] if isdir(path.parent) else []
         what = "has no config.json" if isdir(path) else "does not exist"
         raise SettingsError(f"model folder {model} {what}", hint=did_you_mean(model, near) if near else None)
+    if not isdir(model) and is_offline_mode() and not _cached(model):
+        raise SettingsError(
+            f"model {model!r} is not in the cache of the hub, and HF_HUB_OFFLINE forbids to fetch it",
+            hint="name a folder, or fetch it once without HF_HUB_OFFLINE",
+        )
+
+
+def _cached(model: str) -> bool:
+    """Whether a model was fetched before; what is no name of the hub is refused where it is loaded."""
+    try:
+        return isinstance(try_to_load_from_cache(model, "config.json"), str)
+    except ValueError:
+        return True
 
 
 def _unusable(model: str, kind: str, error: Exception) -> SettingsError:

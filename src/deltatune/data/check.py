@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deltatune.core.errors import DataError
-from deltatune.core.task import TASK, Row, Task
+from deltatune.core.task import GROUP, TASK, Row, Task
 from deltatune.data.columns import Columns, rest
 from deltatune.data.table import Record, Table, unreadable
 from deltatune.data.tasks import check_task, name_of
@@ -104,7 +104,14 @@ def _missing(row: Row, task: Task, columns: Columns) -> str | None:
     for word in columns:
         if word in task.columns and task.columns[word].required and row[word] is None:
             return f"{columns[word]} is missing"
-    return None
+    return _no_group(row[GROUP], columns[GROUP]) if GROUP in row else None
+
+
+def _no_group(value: Any, column: str | Sequence[str]) -> str | None:
+    """Why a value is no group that a row could belong to: rows without one would be one large group."""
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        return f"{column} is missing"
+    return f"{column} is neither a name nor a number" if isinstance(value, list | dict) else None
 
 
 def _repeated(row: Row, task: Task, seen: Mapping[Hashable, Placed]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from deltatune.core.config import DataSettings
 from deltatune.core.division import by_group
-from deltatune.core.errors import DataError
+from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.task import GROUP, TASK, Row, Task
 from deltatune.data.accounts import Accounts, FileAccount, PartAccount
 from deltatune.data.check import Checked, Placed, Rejected, check, gate, overlap, row_of
@@ -68,6 +68,11 @@ def load(data: DataSettings, task: Task, folder: Path) -> Splits:
     rows = [place.row for place in places["train"]]
     fitted = task.fit(rows)
     if data.task_column is not None:
+        if any(TASK not in row for row in rows):
+            raise SettingsError(
+                f"{task.type} makes its rows of several, which may be of different tasks",
+                hint="take data.task_column out",
+            )
         fitted = fitted.model_copy(update={"many": found_in(rows, data.task_column)})
     again = {name: Checked(part, []).then(fitted) for name, part in places.items()}
     for found in again.values():
@@ -193,7 +198,7 @@ def _divided(
 
 
 def _composed(places: list[Placed], task: Task) -> list[Row]:
-    return task.compose([place.row for place in places])
+    return task.compose([place.row for place in places]) if places else []
 
 
 def _placed(rows: Sequence[Row], places: Sequence[Placed]) -> list[Placed]:

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from deltatune import models
 from deltatune.core.errors import SettingsError
+from deltatune.core.pretrained import check_source
 
 
 def from_config(name: str) -> nn.Module:
@@ -18,6 +19,7 @@ def from_config(name: str) -> nn.Module:
     Raises `SettingsError` when there is no config or its architecture is unknown. Code from a repository never runs.
     """
     _know_ours()
+    check_source(name)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         classes = [getattr(transformers, word, None) for word in config.architectures or ()]

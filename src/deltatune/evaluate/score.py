@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from deltatune.core.errors import DataError
 from deltatune.core.interval import PROPORTIONS, wilson
 from deltatune.core.task import Example, Row, Task
 from deltatune.data.tasks import name_of
@@ -49,7 +50,10 @@ def _of_task(name: str, task: Task, found: Sequence[Mapping[str, Any]], rows: Se
 def interval_of(
     task: Task, found: Sequence[Mapping[str, Any]], rows: Sequence[Row], metrics: Mapping[str, Any]
 ) -> list[float]:
-    """95 % interval of the main metric: Wilson's for a share of rows, a seeded bootstrap over rows otherwise."""
+    """95 % interval of the main metric: Wilson's for a share of rows, a seeded bootstrap over rows otherwise.
+
+    Raises `DataError` when no draw of the rows has the metric.
+    """
     if task.metric in PROPORTIONS:
         return list(wilson(metrics[task.metric], len(rows)))
     generator = np.random.default_rng(0)
@@ -59,5 +63,10 @@ def interval_of(
         drawn = task.score([found[i] for i in chosen], [rows[i] for i in chosen])
         if task.metric in drawn:  # an AUC needs both classes
             values.append(drawn[task.metric])
+    if not values:
+        raise DataError(
+            f"{task.metric} cannot be computed on these {len(rows)} rows: too few, or of one class only",
+            hint="give more rows, with every class among them",
+        )
     low, high = np.quantile(values, [0.025, 0.975]).tolist()
     return [low, high]
