@@ -38,6 +38,8 @@ from deltatune.ops.kept import kept_bytes
 
 KEPT, PAGE = Path("docs/results/step.json"), Path("docs/results/step.md")
 PEERS = {"peft": "peft takes", "autocast": "peft under autocast takes", "tuned": "peft tuned takes"}
+VARIANTS = {"boft, one factor": {"type": "boft", "boft_n_butterfly_factor": 1}}
+"""Settings besides those of `quality.py`: peft has more than one factor on GPUs alone."""
 LEARNS = 1e-3
 """Learning rate of the few steps before anything is compared: no adapter is the identity then."""
 
@@ -130,7 +132,7 @@ def main() -> None:
     kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
     if not given.table:
         found = kept.setdefault(processor(), {}).setdefault(f"{given.model}, {given.dtype}", {})
-        for name, settings in quality.rows().items():
+        for name, settings in {**quality.rows(), **VARIANTS}.items():
             if not given.methods or name in given.methods:
                 found[name] = measured(CASES[given.model], getattr(torch, given.dtype), settings, given.rounds)
                 print(name, found[name], flush=True)
@@ -187,9 +189,24 @@ def prepared(case: Case, dtype: torch.dtype, settings: dict[str, Any]) -> tuple[
         adapter.save(folder, task_type=case.peft_task)
         if not in_peft(Path(folder)):
             return works, facts
-        works |= {name: theirs(case, dtype, folder, name) for name in PEERS if name != "autocast" or small(dtype)}
-    facts["loss_difference"] = apart(works, adapter)
+        for name in PEERS:
+            if name != "autocast" or small(dtype):
+                add_peer(works, facts, name, lambda name=name: theirs(case, dtype, folder, name))
+    if "tuned" in works:
+        facts["loss_difference"] = apart(works, adapter)
     return works, facts
+
+
+def add_peer(works: dict[str, Work], facts: dict[str, Any], name: str, make: Callable[[], Work]) -> None:
+    """A peer that can do a pass; why it cannot, else: peft has methods that do not run on every machine and dtype."""
+    try:
+        work = make()
+        work.loss().backward()
+    except (RuntimeError, ValueError) as error:
+        facts.setdefault("fails", {})[name] = str(error).strip().splitlines()[-1].strip()
+        return
+    work.optimizer.zero_grad(set_to_none=True)
+    works[name] = work
 
 
 def small(dtype: torch.dtype) -> bool:
@@ -275,6 +292,12 @@ def table(found: dict[str, dict[str, Any]]) -> list[str]:
         differ = f"{one['loss_difference']:.0e}" if "loss_difference" in one else "-"
         cells = [name, shown(one["floor"]), shown(one["limit"]), f"{one['saved']:.2f}", *peft, differ]
         lines.append("| " + " | ".join([*cells, f"{one['milliseconds']} ms"]) + " |")
+    failing = [
+        f"{name}: {PEERS[peer].removesuffix(' takes')} ({why})"
+        for name, one in sorted(done.items())
+        for peer, why in one.get("fails", {}).items()
+    ]
+    lines += ["", f"Not possible: {'; '.join(failing)}."] if failing else []
     refused = [f"{name} ({one['refused']})" for name, one in sorted(found.items()) if "refused" in one]
     return lines + (["", f"Refused: {'; '.join(refused)}."] if refused else [])
 

@@ -88,7 +88,12 @@ class ProductAdapter(LayerAdapter, ABC):
         """The base's output plus the change, in the base's dtype."""
         y = base(x)
         low = self.change(x, base, y.dtype)
-        return y + (low * self.gates(low) if self.training and (self.rank_dropout or self.module_dropout) else low)
+        return y + (low * self.gates(low) if self.gated else low)
+
+    @property
+    def gated(self) -> bool:
+        """Whether something is dropped in this pass."""
+        return self.training and bool(self.rank_dropout or self.module_dropout)
 
     def gates(self, like: Tensor) -> Tensor:
         """Zero for dropped outputs, and for all of them where the layer is passed by; [O] or [O, 1, 1]."""

@@ -18,11 +18,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from deltatune.core.low_rank import changed
 from deltatune.core.method import Can
 from deltatune.core.products import ProductAdapter, ProductMethod
 from deltatune.core.ranked import kaiming
 from deltatune.core.site import Base, LayerSite
 from deltatune.ops import hadamard
+
+NOTHING_DROPPED = nn.Identity()
 
 
 class LoHa(ProductMethod):
@@ -59,13 +62,23 @@ class LoHaAdapter(ProductAdapter):
         self.hada_w2_a = nn.Parameter(uniform(outputs, rank, rng))
         self.hada_w2_b = nn.Parameter(torch.zeros(rank, inputs))
 
+    def forward(self, x: Tensor, base: Base) -> Tensor:
+        """The base's output plus the change; with factors and without gates as one product of low rank."""
+        if self.factored and not self.gated:
+            return changed(x, base, self.factors, NOTHING_DROPPED)
+        return super().forward(x, base)
+
     def change(self, x: Tensor, base: Base, dtype: torch.dtype) -> Tensor:
         """s times the factors of rank R^2 on x, or the matrix where that costs less."""
         if not self.factored:
             return base.project(x, self.kernels(self.dense()).to(dtype))
+        inner, outer = self.factors(dtype)
+        return base.expand(base.project(x, inner), outer)
+
+    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The factors of rank R^2, the scale in the outer one."""
         inner = self.kernels(hadamard.inner_factor(self.hada_w1_b, self.hada_w2_b))
-        outer = hadamard.outer_factor(self.hada_w1_a * self.scale, self.hada_w2_a)
-        return base.expand(base.project(x, inner.to(dtype)), outer.to(dtype))
+        return inner.to(dtype), hadamard.outer_factor(self.hada_w1_a * self.scale, self.hada_w2_a).to(dtype)
 
     def matrix(self, shape: torch.Size) -> Tensor:
         """s (B1 A1) * (B2 A2)."""

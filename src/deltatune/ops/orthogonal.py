@@ -5,6 +5,8 @@ A rotation is kept as R - 1: near the start it is small, and what is small survi
 Shape legend: N blocks of size K, E = K (K - 1) / 2 entries above the diagonal, I = N K in, O out.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,9 +51,44 @@ def neumann(skew_NKK: Tensor, terms: int) -> Tensor:
 
 
 def rotate(x_I: Tensor, change_NKK: Tensor) -> Tensor:
-    """x R by blocks, [..., I] for [..., I]."""
-    parts = x_I.reshape(*x_I.shape[:-1], -1, change_NKK.shape[-1])
-    return x_I + torch.einsum("...nk,nkc->...nc", parts, change_NKK).flatten(-2)
+    """x R by blocks, [..., I] for [..., I].
+
+    >>> rotate(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([[[-1.0, 1.0], [1.0, -1.0]]]).repeat(2, 1, 1))
+    tensor([2., 1., 4., 3.])
+    """
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x_I.device.type):
+        parts = x_I.reshape(*x_I.shape[:-1], -1, change_NKK.shape[-1])
+        return x_I + torch.einsum("...nk,nkc->...nc", parts, change_NKK).flatten(-2)
+    result: Tensor = _Rotated.apply(x_I, change_NKK)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Rotated(torch.autograd.Function):
+    """y = x + x C by blocks;   dx = dy + dy C^T,   dC = x^T dy. x is kept as it came, its blocks are not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, change: Tensor) -> Tensor:
+        ctx.save_for_backward(x, change)
+        return x + _beside(_stacked(x, change) @ change, x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x, change = ctx.saved_tensors
+        (dy,) = gradients
+        dy_NTK = _stacked(dy, change)
+        dx = dy + _beside(dy_NTK @ change.mT, dy) if ctx.needs_input_grad[0] else None
+        return dx, _stacked(x, change).mT @ dy_NTK if ctx.needs_input_grad[1] else None
+
+
+def _stacked(x_I: Tensor, change_NKK: Tensor) -> Tensor:
+    """Blocks of all tokens [N, T, K]; in bfloat16 one behind the other, which its products want, up to six times."""
+    x_NTK = x_I.reshape(-1, len(change_NKK), change_NKK.shape[-1]).transpose(0, 1)
+    return x_NTK.contiguous() if x_I.dtype == torch.bfloat16 else x_NTK
+
+
+def _beside(y_NTK: Tensor, like: Tensor) -> Tensor:
+    """Stacked blocks in the shape of the tensor they came from."""
+    return y_NTK.transpose(0, 1).reshape(like.shape)
 
 
 def turn(x_I: Tensor, change_MNKK: Tensor) -> Tensor:
