@@ -34,7 +34,7 @@ from deltatune.report.run import write as write_report
 from deltatune.store import adapter as folders
 from deltatune.store.run import RunFolder, writing
 from deltatune.train import sinks
-from deltatune.train.energy import Measuring, Spent, meters
+from deltatune.train.energy import Spent, measuring, meters
 from deltatune.train.loop import Job, Trained, check, train
 from deltatune.train.memory import resident_bytes
 from deltatune.train.teacher import Teacher, teacher_of
@@ -122,9 +122,9 @@ def _run(settings: RunSettings, *, resume: bool, allowed: Collection[str], quiet
     running.keep_trunk([running])
     running.forecast = ahead.of(splits.task, loaded.processor, running.examples, settings.training)
     running.begin(resume=resume)
-    measuring = Measuring(meters(settings.training.watts_per_core))
-    done = train(running.job, resume=resume)
-    running.spent = measuring.spent()
+    with measuring(meters(settings.training.watts_per_core)) as spent:
+        done = train(running.job, resume=resume)
+    running.spent = spent()
     return running.finish(done)
 
 
@@ -290,8 +290,8 @@ class Running:
         hash_after = _unchanged(self.ground.loaded.model, self.base, self.hash_before)
         results["base"] = {"sha256_before": self.hash_before, "sha256_after": hash_after}
         self.folder.write_results(results)
-        _draw(self.folder, self.settings.training.metric_for_best_model or task.metric, task)
         if not self.trial:
+            _draw(self.folder, self.settings.training.metric_for_best_model or task.metric, task)
             _report(self.folder, self.ground.splits)
         return Run(self.folder.path, results)
 
@@ -334,6 +334,7 @@ def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trai
             "stopped": done.stopped,
             "learning_rate": done.learning_rate,
             "seed": settings.training.seed,
+            "resumed_at": done.resumed_at,
             "together": done.together,
         },
     }

@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -107,6 +109,24 @@ def test_of_several_runs_one_writes_and_the_others_find(shelf):
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(find_or_write, range(12)))
     assert len(written) == 1 and [path.name for path in shelf.folder.iterdir()] == ["a"]
+
+
+def test_who_waited_for_a_lock_that_went_takes_the_new_one(shelf):
+    inside, most, over = 0, 0, threading.Lock()
+
+    def enter(number):
+        nonlocal inside, most
+        with shelf.alone("a"):
+            with over:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.002)
+            with over:
+                inside -= 1
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(enter, range(60)))
+    assert most == 1
 
 
 def test_a_folder_that_refuses_everything_is_an_error_of_the_disk(tmp_path):

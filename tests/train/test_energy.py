@@ -1,12 +1,17 @@
 """Energy: counters that wrap, folders that cannot be read, estimates, and what is made of joules."""
 
 import json
+import threading
 import time
 
 import pytest
 
+from deltatune.core import registry
+from deltatune.core.config import RunSettings
 from deltatune.train import energy
-from deltatune.train.energy import Estimate, Measuring, Nvml, Rapl, Spent, meters
+from deltatune.train.energy import Estimate, Nvml, Rapl, Spent, measuring, meters
+
+RUN = {"task": "text-classification", "model": "m", "data": {"train": "t.csv"}, "output_dir": "o"}
 
 
 def zone(folder, name, joules, most=262_143_328_850):
@@ -41,14 +46,33 @@ def test_a_counter_that_falls_has_wrapped_around_at_its_maximum(tmp_path):
 
 def test_a_counter_that_wraps_twice_is_asked_in_between(tmp_path):
     zone(tmp_path, "intel-rapl:0", 0, most=1_000_000_000)
-    measuring = Measuring([Rapl.found(tmp_path)], every_s=0.01)
-    meter = measuring.meters[0]
-    for joules in (600, 200, 800, 400):  # 600 + 600 + 600 + 600
-        zone(tmp_path, "intel-rapl:0", joules, most=1_000_000_000)
-        deadline = time.monotonic() + 20
-        while meter.last[0] != joules * 1_000_000 and time.monotonic() < deadline:
-            time.sleep(0.005)
-    assert measuring.spent().joules == 2400
+    meter = Rapl.found(tmp_path)
+    with measuring([meter], every_s=0.01) as spent:
+        for joules in (600, 200, 800, 400):  # 600 + 600 + 600 + 600
+            zone(tmp_path, "intel-rapl:0", joules, most=1_000_000_000)
+            deadline = time.monotonic() + 20
+            while meter.last[0] != joules * 1_000_000 and time.monotonic() < deadline:
+                time.sleep(0.005)
+    assert spent().joules == 2400
+
+
+def test_nothing_counts_on_when_a_training_breaks_off():
+    before = threading.active_count()
+    with pytest.raises(RuntimeError), measuring([Estimate(5.0)]):
+        assert threading.active_count() == before + 1
+        raise RuntimeError
+    assert threading.active_count() == before
+
+
+def test_a_resumed_run_has_the_joules_of_what_came_after():
+    settings = RunSettings.parse({**RUN, "training": {"per_device_train_batch_size": 4}}, "")
+    results = {"train": {"steps": 100, "resumed_at": 0}, "test": {"accuracy": 0.9}, "baseline": {"accuracy": 0.5}}
+    task, spent = registry.task(settings.task), Spent(120.0, ("a meter",))
+    whole = spent.of_run(settings, task, results)
+    assert (whole["joules_per_thousand_examples"], whole["joules_per_point"]) == (300.0, 3.0)
+    results["train"]["resumed_at"] = 90
+    rest = spent.of_run(settings, task, results)
+    assert (rest["joules_per_thousand_examples"], rest["joules_per_point"]) == (3000.0, None)
 
 
 @pytest.mark.parametrize("content", [None, "", "not a number"])

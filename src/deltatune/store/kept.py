@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -77,9 +78,7 @@ class Shelf:
         with ExitStack() as stack:
             with suppress(OSError):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context((self.folder / f".lock-{key}").open("w"))
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                stack.callback(Path(lock.name).unlink, missing_ok=True)
+                stack.enter_context(_locked(self.folder / f".lock-{key}"))
             yield
 
     @contextmanager
@@ -148,6 +147,29 @@ class Writer:
         self.files += 1
         save_file({TENSOR: torch.cat(self.waiting)}, self.folder / SHARD.format(self.files))
         self.waiting = []
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Inside the block this process alone has the file's lock; the file goes with it. Raises `OSError`."""
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _stands(file, path):
+                continue  # who had it before deleted it while we waited: the lock of a file that is gone holds nobody
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _stands(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that stands at its path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _read(path: Path, key: str) -> list[Tensor]:

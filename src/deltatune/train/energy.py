@@ -10,7 +10,8 @@ The source is always named. Meters see the whole machine, other programs include
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,12 +115,18 @@ class Spent:
     sources: tuple[str, ...]
 
     def of_run(self, settings: RunSettings, task: Task, results: Mapping[str, Any]) -> dict[str, Any]:
-        """The same from what a run reports; examples are those that its steps have shown."""
+        """The same from what a run reports; examples are those that its steps have shown.
+
+        Of a resumed run it is what came after: its examples are counted from there, its points have no price.
+        """
         training, metric, train = settings.training, task.metric, results["train"]
         gained = results["test"][metric] - results["baseline"].get(metric, math.nan)
         if metric in task.lower_is_better:
             gained = -gained
-        shown = train["steps"] * training.per_device_train_batch_size * training.gradient_accumulation_steps
+        if train["resumed_at"]:
+            gained = math.nan
+        per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        shown = (train["steps"] - train["resumed_at"]) * per_step
         return self.as_json(rows=shown, points=100 * gained, kg_co2_per_kwh=training.kg_co2_per_kwh)
 
     def as_json(self, *, rows: int, points: float, kg_co2_per_kwh: float | None) -> dict[str, Any]:
@@ -141,27 +148,29 @@ class Spent:
         return found
 
 
-class Measuring:
-    """Counts from its making on; asks the meters now and then so that none wraps around unseen."""
+@contextmanager
+def measuring(found: Sequence[Meter], every_s: float = 60.0) -> Iterator[Callable[[], Spent]]:
+    """Counts inside the block; what it gives tells the energy since the block began, once the block has ended.
 
-    def __init__(self, found: Sequence[Meter], every_s: float = 60.0) -> None:
-        self.meters = found
-        self.start = [meter.joules() for meter in found]
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self._ask, args=(every_s,), daemon=True)
-        self.thread.start()
+    The meters are asked every so many seconds, so that none wraps around unseen.
+    """
+    over = threading.Event()
 
-    def spent(self) -> Spent:
-        """Energy since then; the end of the counting."""
-        self.over.set()
-        self.thread.join()
-        joules = sum(meter.joules() - start for meter, start in zip(self.meters, self.start, strict=True))
-        return Spent(joules, tuple(meter.source for meter in self.meters))
-
-    def _ask(self, every_s: float) -> None:
-        while not self.over.wait(every_s):
-            for meter in self.meters:
+    def ask() -> None:
+        while not over.wait(every_s):
+            for meter in found:
                 meter.joules()
+
+    start = [meter.joules() for meter in found]
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    counted: list[float] = []
+    try:
+        yield lambda: Spent(sum(counted), tuple(meter.source for meter in found))
+    finally:
+        over.set()
+        thread.join()
+        counted += [meter.joules() - begun for meter, begun in zip(found, start, strict=True)]
 
 
 def _number(file: Path) -> int:

@@ -55,5 +55,7 @@ class Trained:
     """`done`, or why it ended earlier."""
     learning_rate: float
     """Peak rate that was used."""
+    resumed_at: int
+    """The step that a resumed run went on from, 0 for one that was not resumed."""
     together: int = 1
     """Trainings that shared their passes; `seconds` is a share of theirs."""

@@ -64,7 +64,7 @@ def train_together(jobs: Sequence[Job], *, resume: bool = False) -> list[Trained
         signals = stack.enter_context(Signals())
         if resume:
             for runner in runners:
-                runner.records.resume(runner.training)
+                runner.resume()
         for runner in runners:
             stack.enter_context(runner.records.watched())
         quiet = lead.quiet or not runners[0].records.main

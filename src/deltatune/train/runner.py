@@ -41,8 +41,14 @@ class Runner:
         window, best = Window(accelerator.device), Best.of(settings, job.task)
         self.training = Training(handle, optimizer, schedule, rate, window, Position(), best, distillation=distillation)
         self.records = Records(job, plan, accelerator)
+        self.resumed_at = 0
         self.failure: DeltatuneError | None = None
         """Why it had to end: losses or gradients that are not finite again and again."""
+
+    def resume(self) -> None:
+        """Goes on from the newest checkpoint."""
+        self.records.resume(self.training)
+        self.resumed_at = self.training.position.step
 
     @property
     def over(self) -> bool:
@@ -93,6 +99,7 @@ class Runner:
             best.value,
             "no better metric for a while" if position.step < self.plan.total else "done",
             training.rate,
+            self.resumed_at,
             together,
         )
 
