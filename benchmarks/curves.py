@@ -22,7 +22,7 @@ import quality
 import deltatune
 
 KEPT, RUNS = Path("docs/results/curves.json"), Path("runs/curves")
-EPOCHS = {32: 20, 128: 10, 512: 6, 2048: 3}
+EPOCHS = {32: 60, 128: 20, 512: 6, 2048: 3}
 """Rows -> passes over them: fewer rows are shown more often, as one would."""
 MOST_HELD_OUT = 512
 ARMS: dict[str, dict[str, Any]] = {
