@@ -4,7 +4,7 @@
 
 DIR holds train.csv, validation.csv and test.csv of film reviews with the columns text and label; the model is
 all-MiniLM-L6-v2. A seed draws the training rows, their order and the initial values, the same for all methods; as many
-validation rows, at most 512, choose the best epoch. Methods at their defaults, full fine-tuning also at a rate half a
+validation rows, at most 512, choose the best of five places in the training. Methods at their defaults, full fine-tuning also at a rate half a
 decade above its own. The test rows are read once per run. Results are kept in docs/results/curves.json, by size, seed
 and method, and not measured again; `benchmarks/claims.py` writes what follows from them.
 """
@@ -24,7 +24,8 @@ import deltatune
 KEPT, RUNS = Path("docs/results/curves.json"), Path("runs/curves")
 EPOCHS = {32: 60, 128: 20, 512: 6, 2048: 3}
 """Rows -> passes over them: fewer rows are shown more often, as one would."""
-MOST_HELD_OUT = 512
+MOST_HELD_OUT, BATCH, LOOKS = 512, 16, 5
+"""Validation rows at most, rows of a step, and how often a training looks at the validation rows."""
 ARMS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora"},
     "adapter": {"method": "adapter"},
@@ -73,7 +74,8 @@ def trained(data: Path, size: int, seed: int) -> dict[str, float]:
         output_dir=place,
         training={
             "num_train_epochs": EPOCHS[size],
-            "per_device_train_batch_size": 16,
+            "per_device_train_batch_size": BATCH,
+            "eval_steps": EPOCHS[size] * size // BATCH // LOOKS,
             "early_stopping_patience": None,
             "seed": seed,
         },

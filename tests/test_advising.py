@@ -8,14 +8,12 @@ import yaml
 import deltatune
 from cli.test_commands import call
 from deltatune.core.errors import SettingsError
-from words import csv_file, model_folder, reviews
+from words import work_place
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
-    model_folder(folder / "model")
-    csv_file(folder / "reviews.csv", reviews(300))
+    folder = work_place(tmp_path_factory.mktemp("place"), 300)
     config = {"task": "text-classification", "model": "model", "data": {"train": "reviews.csv"}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder

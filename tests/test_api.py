@@ -12,30 +12,18 @@ from contract.cases import model_of, outputs
 from deltatune import finetuning
 from deltatune.core.errors import SettingsError
 from deltatune.core.registry import methods
-from words import csv_file, model_folder, reviews
+from words import csv_file, model_folder, reviews, work, work_place
 
-TRAINING = {"num_train_epochs": 3, "per_device_train_batch_size": 16, "learning_rate": 1e-2, "bf16": False}
+TRAINING = {"num_train_epochs": 3, "learning_rate": 1e-2}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
-    model_folder(folder / "model")
-    csv_file(folder / "reviews.csv", reviews(240))
-    return folder
+    return work_place(tmp_path_factory.mktemp("place"), 240)
 
 
 def finetune(place, out, method="lora", **fields):
-    training = {**TRAINING, **fields}
-    return deltatune.finetune(
-        task="text-classification",
-        model=str(place / "model"),
-        data={"train": str(place / "reviews.csv")},
-        method=method,
-        training=training,
-        output_dir=out,
-        quiet=True,
-    )
+    return deltatune.finetune(**work(place, **{**TRAINING, **fields}), method=method, output_dir=out, quiet=True)
 
 
 @pytest.fixture

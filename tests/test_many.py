@@ -10,7 +10,7 @@ import deltatune
 from deltatune import many
 from deltatune.core.errors import DeltatuneError, SettingsError
 from deltatune.finetuning import Running
-from words import csv_file, model_folder, reviews
+from words import work, work_place
 
 measured = Running.measured
 
@@ -19,21 +19,11 @@ TOP = {"type": "lora", "layers_to_transform": "top-1"}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
-    model_folder(folder / "model")
-    csv_file(folder / "reviews.csv", reviews(120))
-    return folder
+    return work_place(tmp_path_factory.mktemp("place"))
 
 
 def common(place, **training):
-    usual = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "bf16": False, "logging_steps": 1}
-    return {
-        "task": "text-classification",
-        "model": str(place / "model"),
-        "data": {"train": str(place / "reviews.csv")},
-        "training": {**usual, **training},
-        "quiet": True,
-    }
+    return {**work(place, **{"num_train_epochs": 2, "logging_steps": 1, **training}), "quiet": True}
 
 
 def alone(place, folder, runs, **training):

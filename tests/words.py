@@ -3,6 +3,7 @@
 import csv
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -81,3 +82,20 @@ def csv_file(path: Path, rows: list[dict[str, str]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def work_place(folder: Path, count: int = 120) -> Path:
+    """A folder with the model (`model`) and so many of the sentences (`reviews.csv`)."""
+    model_folder(folder / "model")
+    csv_file(folder / "reviews.csv", reviews(count))
+    return folder
+
+
+def work(place: Path, **training: Any) -> dict[str, Any]:
+    """What a run on such a folder is given besides its method: 16 rows a step, in float32."""
+    return {
+        "task": "text-classification",
+        "model": str(place / "model"),
+        "data": {"train": str(place / "reviews.csv")},
+        "training": {"per_device_train_batch_size": 16, "bf16": False, **training},
+    }

@@ -8,25 +8,16 @@ import pytest
 import yaml
 
 import deltatune
-from words import csv_file, model_folder, reviews
+from words import work, work_place
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
-    model_folder(folder / "model")
-    csv_file(folder / "reviews.csv", reviews(120))
-    return folder
+    return work_place(tmp_path_factory.mktemp("place"))
 
 
 def config(place, out, **training):
-    return {
-        "task": "text-classification",
-        "model": str(place / "model"),
-        "data": {"train": str(place / "reviews.csv")},
-        "training": {"max_steps": 3, "per_device_train_batch_size": 16, "bf16": False, **training},
-        "output_dir": str(out),
-    }
+    return {**work(place, max_steps=3, **training), "output_dir": str(out)}
 
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "shared-lora", "linear-probe"])

@@ -15,14 +15,12 @@ import yaml
 from deltatune.cli.main import main
 from deltatune.core.registry import tasks
 from deltatune.train import loop
-from words import csv_file, model_folder, reviews
+from words import work_place
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
-    model_folder(folder / "model")
-    csv_file(folder / "reviews.csv", reviews(120))
+    folder = work_place(tmp_path_factory.mktemp("place"))
     config = {
         "task": "text-classification",
         "model": "model",

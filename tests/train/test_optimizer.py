@@ -126,6 +126,7 @@ def test_a_head_learns_at_no_more_than_suits_a_head(method, share):
     assert {rate for name, rate in rates.items() if not name.startswith("classifier.")} == {1.0}
 
 
-def test_a_linear_probe_trains_the_head_at_its_own_rate():
-    adapter = attach(model_of("bert"), registry.method("linear-probe"), name="default")
+@pytest.mark.parametrize("whole", [None, ("classifier",)])
+def test_a_linear_probe_trains_the_head_at_its_own_rate(whole):
+    adapter = attach(model_of("bert"), registry.method("linear-probe", modules_to_save=whole), name="default")
     assert {pace.rate for pace in adapter.paces().values()} == {1.0}

@@ -9,27 +9,17 @@ from safetensors.torch import load_file, save_file
 
 import deltatune
 from deltatune.store.kept import Shelf
-from words import csv_file, model_folder, reviews
+from words import csv_file, reviews, work, work_place
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
-    model_folder(folder / "model")
-    csv_file(folder / "reviews.csv", reviews(120))
-    return folder
+    return work_place(tmp_path_factory.mktemp("place"))
 
 
 def run(place, out, method, task="text-classification", **training):
-    return deltatune.finetune(
-        task=task,
-        model=str(place / "model"),
-        data={"train": str(place / "reviews.csv")},
-        method=method,
-        training={"num_train_epochs": 2, "per_device_train_batch_size": 16, "bf16": False, "seed": 1, **training},
-        output_dir=out,
-        quiet=True,
-    )
+    given = work(place, **{"num_train_epochs": 2, "seed": 1, **training})
+    return deltatune.finetune(**{**given, "task": task}, method=method, output_dir=out, quiet=True)
 
 
 def losses(done):

@@ -7,7 +7,7 @@ import typer
 
 from deltatune.cli import show
 from deltatune.cli.train import overrides
-from deltatune.core.amounts import size
+from deltatune.core.amounts import duration, size
 
 
 def run(
@@ -45,7 +45,7 @@ def run(
     memory, total = best["peak_memory_bytes"], best["total_seconds"]
     typer.echo(
         f"expected values; {best['name']}: {size(memory['low'])} to {size(memory['high'])}, "
-        f"{_duration(total['low'])} to {_duration(total['high'])}; energy is an {best['joules']['source']}"
+        f"{_about(total['low'])} to {_about(total['high'])}; energy is an {best['joules']['source']}"
     )
     for place, one in enumerate(found["methods"][:3], start=1):
         typer.echo(f"{place}. {one['name']}: {'; '.join(one['reasons'])}")
@@ -69,20 +69,18 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
         size(one["adapter_bytes"]),
         size(peak["expected"]),
         f"{1000 * step['expected']:,.0f} ms",
-        _duration(total["expected"]),
+        _about(total["expected"]),
         f"{one['joules']['expected']:,} J",
     )
 
 
-def _duration(seconds: float) -> str:
-    """Seconds for people.
+def _about(seconds: float) -> str:
+    """A forecast of time, no more exact than it can be.
 
-    >>> _duration(42.4), _duration(3000), _duration(9000)
-    ('42 s', '50 min', '2.5 h')
+    >>> _about(42.4), _about(3012), _about(9000)
+    ('42.0 s', '50 min', '2 h 30 min')
     """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return duration(float(f"{seconds:.2g}"))
 
 
 def _pieces(base: dict[str, Any]) -> str:

@@ -108,16 +108,16 @@ class Handle:
 
     def paces(self) -> dict[str, Pace]:
         """How each tensor of `named_parameters` is trained; what is trained whole beside the adapter, at `HEAD_RATE` at
-        most when the adapter learns at its method's own rate.
+        most when the adapter learns at its method's own rate. Trained alone (a linear probe's head), at that rate.
         """
         found: dict[str, Pace] = {}
+        beside = min(1.0, HEAD_RATE / self.method.learning_rate) if self.attached.sites or self.members else 1.0
         trained = self.named_parameters()
         for prefix, module in self._named_modules():
             own = "shared." if prefix == "shared" else ""
             names = (name for name, _ in module.named_parameters() if f"{prefix}.{name}" in trained)
             if prefix in self.attached.saved:
-                whole = Pace(rate=min(1.0, HEAD_RATE / self.method.learning_rate))
-                found |= {f"{prefix}.{name}": whole for name in names}
+                found |= {f"{prefix}.{name}": Pace(rate=beside) for name in names}
             else:
                 found |= {f"{prefix}.{name}": self.method.pace(own + name) for name in names}
         for index, member in enumerate(self.members):

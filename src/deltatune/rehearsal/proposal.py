@@ -5,7 +5,7 @@ first rows are good to it. First come tasks that leave few columns unread and ha
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ class Proposal:
 def proposals(table: Table) -> list[Proposal]:
     """What could be learned, the likeliest first."""
     kinds = {name: kind_of(name, table) for name in table.columns}
-    found = [proposal for cls in registry.tasks().values() for proposal in _of_task(cls, table, kinds)]
+    tried = (_of_task(cls, table, kinds) for cls in registry.tasks().values())
+    found = [proposal for proposal in tried if proposal is not None]
     return sorted(found, key=lambda p: (p.doubts + p.unread, p.doubts, -len(p.read)))
 
 
@@ -86,22 +87,21 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _of_task(cls: type[Task], table: Table, kinds: Mapping[str, str]) -> Iterator[Proposal]:
+def _of_task(cls: type[Task], table: Table, kinds: Mapping[str, str]) -> Proposal | None:
     """The task with the columns as they are named, or as their kinds suggest."""
-    guessed = _guessed(cls, table, kinds)
-    for given in [{}] if not guessed else [guessed]:
-        try:
-            read = match(table, cls.columns, given)
-        except DeltatuneError:
-            return
-        others = rest(table, read, registry.task(cls.type))
-        if not read or not _works(cls, table, read, others):
-            return
-        used = len({name for names in read.values() for name in ([names] if isinstance(names, str) else names)})
-        texts = sum(kinds[name] in ("text", "list", "path") for name in others)
-        unread = 0 if cls.rest is not None else len(table.columns) - used
-        doubts = len(given) + 2 * texts + (cls.rest is not None)
-        yield Proposal(cls.type, cls.title, given, read, unread, doubts)
+    given = _guessed(cls, table, kinds)
+    try:
+        read = match(table, cls.columns, given)
+    except DeltatuneError:
+        return None
+    others = rest(table, read, registry.task(cls.type))
+    if not read or not _works(cls, table, read, others):
+        return None
+    used = len({name for names in read.values() for name in ([names] if isinstance(names, str) else names)})
+    texts = sum(kinds[name] in ("text", "list", "path") for name in others)
+    unread = 0 if cls.rest is not None else len(table.columns) - used
+    doubts = len(given) + 2 * texts + (cls.rest is not None)
+    return Proposal(cls.type, cls.title, given, read, unread, doubts)
 
 
 def _guessed(cls: type[Task], table: Table, kinds: Mapping[str, str]) -> dict[str, str]:
