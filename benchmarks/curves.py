@@ -4,9 +4,9 @@
 
 DIR holds train.csv, validation.csv and test.csv of film reviews with the columns text and label; the model is
 all-MiniLM-L6-v2. A seed draws the training rows, their order and the initial values, the same for all methods; as many
-validation rows, at most 512, choose the best of five places in the training. Methods at their defaults, full fine-tuning also at a rate half a
-decade above its own. The test rows are read once per run. Results are kept in docs/results/curves.json, by size, seed
-and method, and not measured again; `benchmarks/claims.py` writes what follows from them.
+validation rows, at most 512, choose the best of five places in the training. Methods at their defaults, full
+fine-tuning also at a rate half a decade above its own. The test rows are read once per run. Results are kept in
+docs/results/curves.json, by size, seed and method, and not measured again; `benchmarks/claims.py` writes what follows.
 """
 
 import argparse
