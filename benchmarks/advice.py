@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pages import keep, known, put
+
 import deltatune
 from deltatune.core.config import read_yaml
 
@@ -42,11 +44,11 @@ def main() -> None:
     options.add_argument("--tasks", nargs="*", choices=list(ROWS), default=[])
     options.add_argument("--table", action="store_true")
     given = options.parse_args()
-    kept: dict[str, Any] = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
+    kept = known(KEPT)
     for task in () if given.table else ROWS:
         if task in given.tasks or (task not in kept and not given.tasks):
             kept[task] = compared(task)
-            KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            keep(KEPT, kept)
     write(kept)
 
 
@@ -135,9 +137,7 @@ def write(kept: dict[str, Any]) -> None:
         ]
         simple = [f"*{name}* {value:.3f}" for name, value in found["baselines"].items()]
         text.append(f"| {task}, {found['metric']} | {'; '.join([*means, *simple])} |")
-    before, mark, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table:start -->\n")
-    _, end, after = rest.partition("<!-- table:end -->")
-    PAGE.write_text(before + mark + "\n".join(text) + "\n" + end + after, encoding="utf-8")
+    put(PAGE, text)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ docs/results/curves.json, by size, seed and method, and not measured again; `ben
 
 import argparse
 import csv
-import json
 import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 import quality
+from pages import keep, known
 
 import deltatune
 
@@ -43,19 +43,14 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--sizes", type=int, nargs="*", default=list(EPOCHS), choices=list(EPOCHS))
     given = options.parse_args()
-    kept = known()
+    kept: Kept = known(KEPT)
     for seed in range(1, given.seeds + 1):
         for size in given.sizes:
             own = kept.setdefault(str(size), {})
             if str(seed) not in own:
                 own[str(seed)] = found = trained(given.data, size, seed)
-                KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+                keep(KEPT, kept)
                 print(f"{size} rows, seed {seed}: {found}", flush=True)
-
-
-def known() -> Kept:
-    """What was measured before."""
-    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
 
 
 def trained(data: Path, size: int, seed: int) -> dict[str, float]:

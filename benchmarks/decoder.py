@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import keep, known, put
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
@@ -40,11 +41,11 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     train = batches(rows(given.data / "gsm8k_train.jsonl", tokenizer, given.steps * ROWS))
     test = batches(rows(given.data / "gsm8k_test.jsonl", tokenizer, HELD_OUT))
-    found = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
+    found = known(KEPT)
     for name in given.methods or sorted(set(methods()) - LEFT_OUT):
         if name not in found or found[name]["steps"] != given.steps:
             found[name] = run(name, train, test)
-            KEPT.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            keep(KEPT, found)
             print(name, found[name], flush=True)
     write(found)
 
@@ -134,9 +135,7 @@ def write(found: dict[str, dict[str, Any]]) -> None:
             f"{one['before']:.3f} | {one['after']:.3f} | {against} | {one['trained']:,} | {one['cpu_seconds']:.0f} s"
         )
         lines.append(f"| {name} | {numbers} |")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table:start -->\n")
-    _, mark, after = rest.partition("<!-- table:end -->")
-    PAGE.write_text(before + "<!-- table:start -->\n" + "\n".join(lines) + "\n" + mark + after, encoding="utf-8")
+    put(PAGE, lines)
 
 
 if __name__ == "__main__":

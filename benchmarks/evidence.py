@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pages import inside
 from quality import rows as settings_of_rows
 
 RESULTS, EVIDENCE = Path("docs/results"), Path("src/deltatune/advise/evidence.json")
@@ -19,16 +20,15 @@ RESULTS, EVIDENCE = Path("docs/results"), Path("src/deltatune/advise/evidence.js
 def main() -> None:
     """Writes the file."""
     found = json.loads(EVIDENCE.read_text())
-    found["quality"] = quality((RESULTS / "quality.md").read_text())
+    found["quality"] = quality(RESULTS / "quality.md")
     found["step"] = step(json.loads((RESULTS / "step.json").read_text()))
     found["tasks"] = tasks(json.loads((RESULTS / "tasks.json").read_text()))
     EVIDENCE.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
-def quality(page: str) -> dict[str, Any]:
+def quality(page: Path) -> dict[str, Any]:
     """Accuracy of every method on the reviews, with the half width of its interval, and what it says of the set-up."""
-    table = page.partition("<!-- table:start -->")[2].partition("<!-- table:end -->")[0]
-    head, _, *rows = [line.strip("|").split("|") for line in table.strip().splitlines() if line.startswith("|")]
+    head, _, *rows = [line.strip("|").split("|") for line in inside(page) if line.startswith("|")]
     place = {name.strip(): index for index, name in enumerate(head)}
     methods, every = {}, settings_of_rows()
     for row in rows:
@@ -39,7 +39,7 @@ def quality(page: str) -> dict[str, Any]:
             "seeds": int(number(cell["seeds"])),
             "step": number(cell["step"]) if cell["step"] != "-" else None,
         }
-    interval = re.search(r"interval of one accuracy is about ±([0-9.]+) points", page)
+    interval = re.search(r"interval of one accuracy is about ±([0-9.]+) points", page.read_text())
     assert interval is not None, "quality.md does not say how wide its intervals are"
     return {
         "methods": methods,

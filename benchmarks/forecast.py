@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pages import put
 from scipy.optimize import minimize
 
 from deltatune.advise.evidence import Constants
@@ -33,7 +34,6 @@ PICTURE = Path("docs/results/forecast.png")
 EVIDENCE = Path("src/deltatune/advise/evidence.json")
 UNFITTED = {"products": 1.2, "moving": 1.0, "calls": 3.0}
 """Their proportions: products of a small encoder run below the probe's rate, a call through modules costs three."""
-START, END = "<!-- table:start -->", "<!-- table:end -->"
 BATCHES = "per_device_train_batch_size"
 
 STEPS, FIRST = 8, 600
@@ -210,9 +210,7 @@ def write(found: dict[str, Any]) -> None:
         f"{sum(error <= 0.15 for error in errors)} of {len(errors)} forecasts are within 15 % of the measured peak, "
         f"the middle one is off by {np.median(errors):.1%}, the worst by {max(errors):.1%}."
     )
-    before, rest = PAGE.read_text().split(START)
-    table = "\n".join([START, told, "", *head, *rows, END])
-    PAGE.write_text(before + table + rest.split(END)[1])
+    put(PAGE, [told, "", *head, *rows])
     print(told)
     draw(points)
 

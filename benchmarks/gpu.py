@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import put
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -236,9 +237,7 @@ def table(found: list[Found]) -> list[str]:
 
 def write(lines: list[str]) -> None:
     """The page: text in front stays, the table is made anew."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table:start -->\n")
-    _, mark, after = rest.partition("<!-- table:end -->")
-    PAGE.write_text(before + "<!-- table:start -->\n" + "\n".join(lines) + "\n" + mark + after, encoding="utf-8")
+    put(PAGE, lines)
 
 
 if __name__ == "__main__":

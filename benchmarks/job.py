@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bars import bars
+from pages import put
 from step import processor
 
 PAGE, PLOT = Path("docs/results/job.md"), Path("docs/results/job.svg")
@@ -229,10 +230,7 @@ def write(found: dict[str, list[tuple[float, float]]], rows: int, epochs: int, s
     lines += [f"| {part} | {share:.1%} |" for part, share in sorted(shares.items(), key=lambda pair: -pair[1])]
     medians = {name: statistics.median(seconds for seconds, _ in runs) for name, runs in found.items()}
     bars(PLOT, f"CPU seconds of a whole job, {rows:,} rows, {epochs} epochs", medians, "{:.0f}")
-    begin, end = "<!-- table:start -->\n", "<!-- table:end -->"
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    PAGE.write_text(before + begin + "\n".join(lines) + "\n" + end + after, encoding="utf-8")
+    put(PAGE, lines)
 
 
 if __name__ == "__main__":

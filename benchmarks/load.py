@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from bars import bars
+from pages import put
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
@@ -52,10 +53,7 @@ def main() -> None:
     tables.append(mixed_table(ratios))
     shown = {f"{name}, {count} adapters": ratios[count][place] for count in MIXES for place, name in NAMES}
     bars(PLOT, "Rows of a batch with k adapters: times one adapter for all rows", shown, "{:.2f}")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table:start -->\n")
-    _, mark, after = rest.partition("<!-- table:end -->")
-    lines = "\n\n".join("\n".join(lines) for lines in tables)
-    PAGE.write_text(before + "<!-- table:start -->\n" + lines + "\n" + mark + after, encoding="utf-8")
+    put(PAGE, "\n\n".join("\n".join(lines) for lines in tables).split("\n"))
 
 
 def decoder() -> nn.Module:

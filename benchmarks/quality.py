@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pages import keep, known, put
+
 from deltatune.core.amounts import size
 from deltatune.core.registry import methods
 
@@ -66,7 +68,7 @@ def folder(name: str, seed: int) -> Path:
 
 def train(name: str, settings: dict[str, Any], seed: int, data: Path) -> None:
     """One run, unless it is known; a run that fails is said and left out."""
-    kept = known()
+    kept = known(KEPT)
     if str(seed) in kept.get(name, {}):
         return
     place = folder(name, seed)
@@ -88,7 +90,7 @@ def train(name: str, settings: dict[str, Any], seed: int, data: Path) -> None:
         "cpu_seconds": None if again else round(cpu_seconds() - before, 1),
     }
     kept.setdefault(name, {})[str(seed)] = found
-    KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    keep(KEPT, kept)
     print(f"{name}, seed {seed}: {found['accuracy']:.4f}", flush=True)
 
 
@@ -118,15 +120,9 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def known() -> dict[str, dict[str, dict[str, Any]]]:
-    """Method -> seed -> what a run found."""
-    kept: dict[str, dict[str, dict[str, Any]]] = {}
-    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else kept
-
-
 def write(wanted: dict[str, dict[str, Any]]) -> None:
     """The page, best method first."""
-    ratios, kept = floors(), known()
+    ratios, kept = floors(), known(KEPT)
     found = [(name, list(kept[name].values())) for name in wanted if name in kept]
     lines = [
         (statistics.mean(run["accuracy"] for run in runs), row(name, runs, ratios.get(name))) for name, runs in found
@@ -134,17 +130,13 @@ def write(wanted: dict[str, dict[str, Any]]) -> None:
     lines.sort(key=lambda line: -line[0])
     table = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     table += ["| " + " | ".join(cells) + " |" for _, cells in lines]
-    for page, name in ((PAGE, "table"), (Path("README.md"), "quality")):
-        begin, end = f"<!-- {name}:start -->\n", f"<!-- {name}:end -->"
-        before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-        _, mark, after = rest.partition(end)
-        page.write_text(before + begin + "\n".join(table) + "\n" + mark + after, encoding="utf-8")
+    put(PAGE, table)
+    put(Path("README.md"), table, "quality")
 
 
 def floors() -> dict[str, list[float]]:
     """Steps as multiples of the floor that `benchmarks/step.py` measured on MiniLM, of whatever processor."""
-    kept = json.loads(STEPS.read_text(encoding="utf-8")) if STEPS.is_file() else {}
-    measured = [(name, one) for own in kept.values() for name, one in own.get("minilm, float32", {}).items()]
+    measured = [(name, one) for own in known(STEPS).values() for name, one in own.get("minilm, float32", {}).items()]
     return {name: one["floor"] for name, one in measured if "floor" in one}
 
 

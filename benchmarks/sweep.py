@@ -28,6 +28,7 @@ import quality
 import torch
 from bars import bars
 from job import parts
+from pages import put
 from peft import LoraConfig, get_peft_model
 from step import processor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -199,9 +200,7 @@ def write_parts(work: dict[str, Any]) -> None:
     lines = ["| part of ours, together | share |", "|---|---:|"]
     shares = parts(RUNS / "profile")
     lines += [f"| {part} | {share:.1%} |" for part, share in sorted(shares.items(), key=lambda pair: -pair[1]) if share]
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- parts:start -->\n")
-    _, mark, after = rest.partition("<!-- parts:end -->")
-    PAGE.write_text(before + "<!-- parts:start -->\n" + "\n".join(lines) + "\n" + mark + after, encoding="utf-8")
+    put(PAGE, lines, "parts")
 
 
 def write(measured: dict[str, list[float]], accuracies: dict[str, Result], given: argparse.Namespace) -> None:
@@ -219,9 +218,7 @@ def write(measured: dict[str, list[float]], accuracies: dict[str, Result], given
         lines.append(f"| {name} | {statistics.median(seconds):.1f} | {ratio:.2f} x | {low:.3f} to {high:.3f} |")
     medians = {name: statistics.median(seconds) for name, seconds in measured.items()}
     bars(PLOT, f"CPU seconds of eight settings, {given.rows} rows, {given.epochs} epochs", medians, "{:.0f}")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table:start -->\n")
-    _, mark, after = rest.partition("<!-- table:end -->")
-    PAGE.write_text(before + "<!-- table:start -->\n" + "\n".join(lines) + "\n" + mark + after, encoding="utf-8")
+    put(PAGE, lines)
     print("\n".join(lines))
 
 

@@ -9,7 +9,6 @@ run is kept in docs/results/tasks.json and not run again unless its task is name
 """
 
 import argparse
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import keep, known, put
 from transformers import get_scheduler
 
 import deltatune
@@ -60,7 +60,7 @@ def main() -> None:
     options.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     options.add_argument("--table", action="store_true")
     given = options.parse_args()
-    found: Results = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
+    found: Results = known(KEPT)
     for name in () if given.table else given.tasks or examples():
         wanted = [method for method in given.methods if given.tasks or method not in found.get(name, {})]
         missing = not_made(name)
@@ -71,7 +71,7 @@ def main() -> None:
             for method in wanted:
                 found.setdefault(name, {})[method] = cell(work, method)
                 print(f"{name}, {method}: {found[name][method]}", flush=True)
-                KEPT.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+                keep(KEPT, found)
     write(found)
 
 
@@ -165,10 +165,7 @@ def write(found: Results) -> None:
     absent = [name for name in examples() if name not in found]
     if absent:
         lines += ["", f"Not run, inputs not made: {', '.join(absent)}."]
-    begin, end = "<!-- table:start -->\n", "<!-- table:end -->"
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    PAGE.write_text(before + begin + "\n".join(lines) + "\n" + end + after, encoding="utf-8")
+    put(PAGE, lines)
 
 
 def shown(one: dict[str, Any] | None) -> str:

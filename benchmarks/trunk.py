@@ -16,6 +16,7 @@ from pathlib import Path
 import quality
 import torch
 from bars import bars
+from pages import put
 from transformers import AutoModelForSequenceClassification
 
 import deltatune
@@ -57,9 +58,7 @@ def main() -> None:
         shown[f"top {top}, ours"] = statistics.median(row[0] / row[2] for row in times)
         print(lines[-1], flush=True)
     bars(PLOT, "A step with the trunk kept: times as fast as LoRA in all six blocks", shown)
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table:start -->\n")
-    _, mark, after = rest.partition("<!-- table:end -->")
-    PAGE.write_text(before + "<!-- table:start -->\n" + "\n".join(lines) + "\n" + mark + after, encoding="utf-8")
+    put(PAGE, lines)
 
 
 def spread(ratios: list[float]) -> str:

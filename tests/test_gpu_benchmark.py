@@ -15,7 +15,9 @@ FILE = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 def gpu():
     spec = importlib.util.spec_from_file_location("gpu", FILE)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FILE.parent)
+        spec.loader.exec_module(module)
     return module
 
 
