@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/advice.py [--tasks tabular-classification ...] [--table]
 
 Five tasks with the model and the data of their examples (examples/<task>.yaml), fewer training rows and the rest of the
-advised settings. What is compared: the methods that advise puts first, (IA)3, the linear probe and full fine-tuning;
-every learning rate is searched (successive halving on the validation rows), two whole runs each. The first choice holds
-when its mean on the test rows is among the best two, or when the comparison's interval of it reaches the second best.
-Comparisons are kept in docs/results/advice.json and not made again unless their task is named; `--table` asks advise
-again, as it is now, and writes docs/results/advice.md.
+advised settings (names and images in fewer epochs). What is compared: the methods that advise puts first, (IA)3, the
+linear probe and full fine-tuning; every learning rate is searched (successive halving on the validation rows), two
+whole runs each. The first choice holds when its mean on the test rows is among the best two, or when the comparison's
+interval of it reaches the second best. Comparisons are kept in docs/results/advice.json and not made again unless their
+task is named; `--table` asks advise again, as it is now, and writes docs/results/advice.md.
 """
 
 import argparse
@@ -27,12 +27,14 @@ EXAMPLES, RUNS = Path("examples"), Path("runs/advice")
 KEPT, PAGE = Path("docs/results/advice.json"), Path("docs/results/advice.md")
 ROWS = {
     "text-classification": 1000,
-    "token-classification": 1000,
+    "token-classification": 600,
     "image-classification": 400,
     "molecule-property": 800,
     "tabular-classification": 600,
 }
 """Task -> training rows."""
+SHORTER = {"token-classification": 4, "image-classification": 4}
+"""Task -> epochs, where those that are advised take too long here."""
 FIRST, SEEDS = 3, 2
 BESIDE = {"ia3": {"type": "ia3"}}
 COLUMNS = ("task", "rows", "advise's first", "its place", "its test result", "best", "second", "holds")
@@ -77,6 +79,7 @@ def compared(task: str) -> dict[str, Any]:
     folder = RUNS / task
     shutil.rmtree(folder, ignore_errors=True)
     settings = {key: value for key, value in advice["config"]["training"].items() if key != "learning_rate"}
+    settings["num_train_epochs"] = SHORTER.get(task, settings["num_train_epochs"])
     started = time.process_time()
     done = deltatune.compare(methods, **(values | {"training": settings}), output_dir=folder, seeds=SEEDS, quiet=True)
     keys = ("mean", "interval", "learning_rate", "trainable_parameters", "refused", "failed")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pages import inside, known, put
+from pages import known, put
 from scipy import stats
 
 from deltatune.core.amounts import size
@@ -26,7 +26,11 @@ METHODS = ("lora", "adapter, parallel", "adapter", "dora", "ia3", "bitfit", "pre
 
 def main() -> None:
     """Writes the page."""
-    parts = {"cost": cost(read("quality")), "curves": curves(read("curves")), "forgetting": forgetting()}
+    parts = {
+        "cost": cost(read("quality")),
+        "curves": curves(read("curves")),
+        "forgetting": forgetting(read("forgetting")),
+    }
     for name, lines in parts.items():
         put(PAGE, lines, name)
 
@@ -107,9 +111,8 @@ def said_of_cost(kept: dict[str, Any]) -> list[str]:
         f"- *Less memory*: {len(light)} of {count} methods, the middle one {statistics.median(memory.values()):.2f} x "
         f"full fine-tuning's peak, Python and libraries included, which is most of it with so small a base"
         + (f"; not {', '.join(heavy)}." if heavy else "."),
-        f"- *As good*: of {count} methods {len(behind)} are shown to be behind full fine-tuning by three seeds"
-        f"{': ' if behind else ''}{', '.join(sorted(behind))}; for the others no difference is shown, which is not the "
-        "same as equal.",
+        f"- *As good*: {len(behind)} of {count} methods are behind full fine-tuning on these rows, "
+        f"all but {', '.join(sorted(set(others) - set(behind)))}.",
     ]
 
 
@@ -152,10 +155,28 @@ def plot(kept: dict[str, Any], arms: Sequence[str]) -> None:
         figure.savefig(PLOT, metadata={"Date": None})
 
 
-def forgetting() -> list[str]:
-    """What forgetting.md says, where it was measured."""
-    page = RESULTS / "forgetting.md"
-    return inside(page) if page.is_file() else ["Not measured yet."]
+def forgetting(kept: dict[str, Any]) -> list[str]:
+    """How far representations moved, and whether full fine-tuning moved them farther at the better of its rates."""
+    arms = list(next(iter(kept.values())))
+    fulls = [arm for arm in arms if arm.startswith(FULL)]
+    means = {
+        arm: {key: statistics.mean(one[arm][key] for one in kept.values()) for key in ("agreement", "accuracy")}
+        for arm in arms
+    }
+    best = max(fulls, key=lambda arm: means[arm]["accuracy"])
+    table = [
+        "| method | test accuracy | agreement with the base | more than full's | forgets less |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for arm in arms:
+        cells = [arm, f"{means[arm]['accuracy']:.1%}", f"{means[arm]['agreement']:.3f}"]
+        if arm in fulls:
+            cells += ["-", "-"]
+        else:
+            mean, low, high = interval([one[arm]["agreement"] - one[best]["agreement"] for one in kept.values()])
+            cells += [f"{mean:+.3f} ({low:+.3f} to {high:+.3f})", verdict(low, high)]
+        table.append("| " + " | ".join(cells) + " |")
+    return [*table, "", f"Seeds: {len(kept)}; compared with {best}."]
 
 
 if __name__ == "__main__":

@@ -135,8 +135,8 @@ def write(wanted: dict[str, dict[str, Any]]) -> None:
 
 
 def floors() -> dict[str, list[float]]:
-    """Steps as multiples of the floor that `benchmarks/step.py` measured on MiniLM, of whatever processor."""
-    measured = [(name, one) for own in known(STEPS).values() for name, one in own.get("minilm, float32", {}).items()]
+    """Steps as multiples of the floor that `benchmarks/step.py` measured on MiniLM in bfloat16."""
+    measured = [(name, one) for own in known(STEPS).values() for name, one in own.get("minilm, bfloat16", {}).items()]
     return {name: one["floor"] for name, one in measured if "floor" in one}
 
 
