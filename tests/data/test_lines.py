@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deltatune.core.errors import DataError
@@ -128,6 +128,9 @@ def test_ten_thousand_columns_are_read(tmp_path):
         read("twice.csv", tmp_path)
 
 
+@example(b"\xef")
+@example(b"\xef\xbb")
+@example(b"\xef\xbb\xbf")
 @given(st.binary(max_size=300))
 def test_lines_are_those_of_the_bytes_and_a_bad_one_leaves_its_neighbours(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "any.txt"

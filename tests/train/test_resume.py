@@ -39,7 +39,8 @@ def test_straight_equals_interrupted_and_resumed(tmp_path, stop):
     torch.manual_seed(99)
     again = job(tmp_path / "resumed", **SETTINGS)
     resumed = train(again, resume=True)
-    assert replace(resumed, seconds=0, peak_memory_bytes=0) == replace(done, seconds=0, peak_memory_bytes=0)
+    expected = replace(done, seconds=0, peak_memory_bytes=0, resumed_at=stop)
+    assert replace(resumed, seconds=0, peak_memory_bytes=0) == expected
     assert lines(tmp_path / "resumed") == lines(tmp_path / "straight")
     for name, tensor in weights(straight.handle).items():
         assert torch.equal(tensor, weights(again.handle)[name]), name
@@ -88,7 +89,7 @@ def test_a_finished_training_resumes_to_its_end(tmp_path):
     done = train(first)
     again = job(tmp_path, **SETTINGS)
     resumed = train(again, resume=True)
-    assert replace(resumed, peak_memory_bytes=0) == replace(done, peak_memory_bytes=0)
+    assert replace(resumed, peak_memory_bytes=0) == replace(done, peak_memory_bytes=0, resumed_at=done.steps)
     for name, tensor in weights(first.handle).items():
         assert torch.equal(tensor, weights(again.handle)[name]), name
 

@@ -1,5 +1,6 @@
 """Lines of a text file, one at a time: what is not UTF-8 is a problem of its line, and no line fills the memory."""
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,8 @@ def lines(path: Path, ends: Literal["\n", ""] = "\n") -> Iterator[Line]:
     for sign, (what, hint) in SIGNS.items():
         if start.startswith(sign):
             raise DataError(f"{path} is {what}", hint=hint)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=ends) as file:
+    marked = start.startswith(codecs.BOM_UTF8)  # half a mark alone would be nothing at all to utf-8-sig
+    with path.open(encoding="utf-8-sig" if marked else "utf-8", errors="surrogateescape", newline=ends) as file:
         number = 0
         while text := file.readline(LONGEST + 1):
             number += 1
