@@ -14,6 +14,7 @@ import deltatune
 from deltatune.cli.main import build
 from deltatune.core import registry
 from deltatune.core.config import DataSettings
+from deltatune.core.conversations import conversation
 from deltatune.core.errors import DataError, DeltatuneError
 from deltatune.data.batch import collate
 from deltatune.data.load import load
@@ -115,6 +116,9 @@ def test_a_file_of_odd_rows_among_good_ones_trains_and_answers_row_by_row(ground
     others = [{**other, own.asked: row[own.asked]} for other, row in zip(own.rows[1:], odd, strict=False)]
     answers = deltatune.predict(tmp_path / "run", rows=[own.rows[0], *others])  # a series has a time only once
     assert answers and all(isinstance(answer, dict) for answer in answers)
+    if own.type == "forecasting":
+        with pytest.raises(DataError, match="twice"):
+            deltatune.predict(tmp_path / "run", rows=[own.rows[0], *odd])
 
 
 STRUCTURES = {
@@ -278,11 +282,14 @@ MOLECULES = [
 ]
 
 
-def test_a_column_that_no_task_asks_for_spoils_no_row(grounds):
+def test_a_conversation_in_two_shapes_is_read_as_the_first_of_them(grounds):
+    """`core.conversations` says which: messages before text."""
     folder, own = grounds("chat")
     talk = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
     found = seen(own, folder, [*own.rows, {"text": "plain", "messages": talk}], max_rejected=0.2)
     assert not found.rejected and sum(map(len, found.parts.values())) == len(own.rows) + 1
+    (both,) = (row for part in found.parts.values() for row in part if row.get("text"))
+    assert conversation(both).text is None and conversation(both).messages == talk
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,9 @@ def _about(seconds: float) -> str:
     """A forecast of time, no more exact than it can be.
 
     >>> _about(42.4), _about(3012), _about(9000)
-    ('42.0 s', '50 min', '2 h 30 min')
+    ('42 s', '50 min', '2 h 30 min')
     """
-    return duration(float(f"{seconds:.2g}"))
+    return duration(float(f"{seconds:.2g}")).replace(".0 ", " ")
 
 
 def _pieces(base: dict[str, Any]) -> str:
