@@ -5,6 +5,7 @@
 # make examples every example config whose inputs have been made, minutes each
 # make torture  the long tests of reliability: hundreds of kills, every byte of a checkpoint
 # make oldest   a quick part of the tests with the oldest versions that pyproject.toml allows
+# make coverage which lines and branches of core, engine and store the tests reach; fails below 95 %
 # make mutants  whether the tests notice a changed operator, constant or condition; an hour
 # make bench    the benchmarks that need no GPU
 # make lock     the hashes of what constraints.txt names, after a change there
@@ -16,7 +17,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test check lint types tests demo-models examples torture oldest mutants bench lock gpu clean
+.PHONY: help demo test check lint types tests demo-models examples torture oldest coverage mutants bench lock gpu clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -66,6 +67,16 @@ torture: $(STAMP)
 oldest: $(OLDEST)/.installed
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/golden tests/store \
 		tests/engine/test_attention_switch.py tests/train/test_resume.py tests/methods tests/cli/test_commands.py
+
+COVERED := core engine store
+
+coverage: $(STAMP)
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/coverage combine --quiet
+	for folder in $(COVERED); do $(BIN)/coverage report --include="*/deltatune/$$folder/*"; done
+	for folder in $(COVERED); do printf "$$folder "; $(BIN)/coverage report --include="*/deltatune/$$folder/*" \
+		--format=total --precision=1 --fail-under=95 || failed=1; done; test -z "$$failed"
 
 mutants: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py
