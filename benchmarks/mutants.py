@@ -1,12 +1,13 @@
 """Mutation testing: one operator, constant, condition or result is changed, and the tests of the file must fail.
 
-    python benchmarks/mutants.py [--per-file 8] [--seed 0] [--only store/atomic ...]
+    python benchmarks/mutants.py [--share 0.1] [--seed 0] [--only store/atomic ...]
 
-Of all changes of a file a few are drawn (the same ones for a seed) and the tests that belong to it run on each in a
-forked process, which has torch loaded already and finds the changed module in place of the file; nothing is written
-into the tree. A change that no test notices has survived. Annotations, texts, error messages and what a class says of
-itself (`ClassVar`) are left alone. Results go to docs/results/mutants.json, and as a page to docs/mutants.md; why a
-survivor is harmless is written into the JSON by hand and kept while the line stays as it is.
+Of the possible changes of each file the same share is drawn, rounded up (the same ones for a seed; a larger share has
+those of a smaller one), and the tests that belong to the file run on each in a forked process, which has torch loaded
+already and finds the changed module in place of the file; nothing is written into the tree. A change that no test
+notices has survived. Annotations, texts, error messages and what a class says of itself (`ClassVar`) are left alone.
+Results go to docs/results/mutants.json, and as a page to docs/mutants.md; why a survivor is harmless is written into
+the JSON by hand and kept while the line stays as it is.
 """
 
 import argparse
@@ -15,11 +16,13 @@ import importlib
 import importlib.abc
 import importlib.util
 import json
+import math
 import os
 import random
 import resource
 import sys
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -179,21 +182,37 @@ def tried(name: str, tree: ast.Module, tests: list[str], seconds: int) -> tuple[
     return outcome, used.ru_utime + used.ru_stime
 
 
-def measured(name: str, number: int, seed: int) -> dict[str, Any]:
-    """A few mutants of a file, each killed or not."""
-    path = SOURCE / f"{name}.py"
-    whole, limits = ast.parse(path.read_text(encoding="utf-8")), []
-    for tests in tests_of(name):
-        outcome, seconds = tried(name, whole, tests, 600)
+class Suite:
+    """Tests of a file, and how long they may take: three times what they take on the file as it is."""
+
+    def __init__(self, name: str, tests: list[str]) -> None:
+        self.name, self.tests = name, tests
+
+    @cached_property
+    def seconds(self) -> int:
+        """Processor time a mutant may use; 0 when there is nothing to run. Tried when it is first asked for."""
+        whole = ast.parse((SOURCE / f"{self.name}.py").read_text(encoding="utf-8"))
+        outcome, seconds = tried(self.name, whole, self.tests, 600)
         if outcome == "killed":
-            raise SystemExit(f"{name}: {outcome} as it is; {tests}")
-        if outcome == "survived":
-            limits.append((tests, int(3 * seconds) + 10))
-    every = mutants(path)
-    drawn = random.Random(f"{seed} {name}").sample(every, min(number, len(every)))
+            raise SystemExit(f"{self.name}: the tests fail on the file as it is; {self.tests}")
+        return int(3 * seconds) + 10 if outcome == "survived" else 0
+
+    def notice(self, tree: ast.Module) -> bool:
+        """Whether a test fails on a tree in place of the file."""
+        return bool(self.seconds) and tried(self.name, tree, self.tests, self.seconds)[0] == "killed"
+
+
+def measured(name: str, share: float, seed: int) -> dict[str, Any]:
+    """A share of the mutants of a file, each killed or not."""
+    path = SOURCE / f"{name}.py"
+    suites, every = [Suite(name, tests) for tests in tests_of(name)], mutants(path)
+    if not suites:
+        raise SystemExit(f"{name}: no tests belong to it; name some in TESTS")
+    random.Random(f"{seed} {name}").shuffle(every)
+    drawn = every[: math.ceil(share * len(every))]
     lines, survivors = path.read_text(encoding="utf-8").splitlines(), []
     for line, what, tree in sorted(drawn, key=lambda each: each[0]):
-        if all(tried(name, tree, *limit)[0] == "survived" for limit in limits):
+        if not any(suite.notice(tree) for suite in suites):
             survivors.append({"line": line, "code": lines[line - 1].strip(), "change": what})
             print(f"    {name}:{line} {what}: {lines[line - 1].strip()}", flush=True)
     print(f"{name}: {len(drawn) - len(survivors)} of {len(drawn)} killed ({len(every)} possible)", flush=True)
@@ -209,29 +228,38 @@ def with_reasons(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
-def page(results: dict[str, Any]) -> str:
+def interval(killed: int, number: int) -> str:
+    """Share of the killed ones and its 95 % interval (Wilson), in percent."""
+    z2, share = 1.96**2, killed / number
+    middle, half = share + z2 / (2 * number), math.sqrt(z2 * (share * (1 - share) + z2 / (4 * number)) / number)
+    low, high = ((middle + sign * half) / (1 + z2 / number) for sign in (-1, 1))
+    return f"{100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def row(name: str, results: list[dict[str, Any]]) -> str:
+    """A line of a table: what was possible, tried, killed."""
+    possible, number = (sum(each[what] for each in results) for what in ("possible", "tried"))
+    left = sum(len(each["survivors"]) for each in results)
+    return f"| {name} | {possible} | {number} | {number - left} | {left} | {interval(number - left, number)} |\n"
+
+
+def page(results: dict[str, Any], share: float, seed: int) -> str:
     """The results as a page."""
-    tried_, left = (sum(f(r) for r in results.values()) for f in (lambda r: r["tried"], lambda r: len(r["survivors"])))
-    text = "# Mutants: whether the tests notice a change of the code\n\n"
-    text += (
-        "Written by `python benchmarks/mutants.py`: operators, constants, conditions, calls and results are changed\n"
-    )
-    text += (
-        "one at a time, and the tests that belong to the file must fail. A few changes a file are drawn by a seed.\n\n"
-    )
-    text += f"Of {tried_} changes in {len(results)} files, {tried_ - left} were noticed "
-    text += f"({100 * (tried_ - left) / max(tried_, 1):.1f} %).\n\n"
-    text += "| folder | changes tried | killed | |\n|---|---|---|---|\n"
+    head = "changes possible | tried | killed | survivors | killed, 95 % interval |\n|---|---|---|---|---|---|\n"
+    text = f"""# Mutants: whether the tests notice a change of the code
+
+Written by `python benchmarks/mutants.py --share {share:g} --seed {seed}`: operators, constants, conditions, calls and
+results are changed one at a time, and the tests that belong to the file must fail. Not every change was tried: of each
+file a share of {share:g}, drawn by the seed; the interval is what that says of all of them.
+
+| folder | {head}"""
     for folder in dict.fromkeys(name.split("/")[0] for name in results):
-        own = [r for name, r in results.items() if name.startswith(f"{folder}/")]
-        count, lost = sum(r["tried"] for r in own), sum(len(r["survivors"]) for r in own)
-        text += f"| `{folder}/` | {count} | {count - lost} | {100 * (count - lost) / count:.1f} % |\n"
-    text += "\n| file | possible | tried | killed |\n|---|---|---|---|\n"
-    for name, r in results.items():
-        text += f"| `{name}.py` | {r['possible']} | {r['tried']} | {r['tried'] - len(r['survivors'])} |\n"
+        text += row(f"`{folder}/`", [each for name, each in results.items() if name.startswith(f"{folder}/")])
+    text += row("all", list(results.values()))
+    text += f"\n| file | {head}" + "".join(row(f"`{name}.py`", [each]) for name, each in results.items())
     text += "\n## Survivors\n\n| place | change | code | why it is harmless |\n|---|---|---|---|\n"
-    for name, r in results.items():
-        for s in r["survivors"]:
+    for name, each in results.items():
+        for s in each["survivors"]:
             code = s["code"].replace("|", "\\|")
             text += f"| `{name}.py:{s['line']}` | {s['change']} | `{code}` | {s.get('why', 'not looked at yet')} |\n"
     return text
@@ -240,7 +268,7 @@ def page(results: dict[str, Any]) -> str:
 def main() -> None:
     """Tries the mutants of the asked files and writes results and page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--per-file", type=int, default=8)
+    parser.add_argument("--share", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=())
     given = parser.parse_args()
@@ -250,11 +278,11 @@ def main() -> None:
         importlib.import_module(module)
     files = [path for folder in ("store", "ops", "methods") for path in SOURCE.glob(f"{folder}/[!_]*.py")]
     for name in sorted(given.only or [f"{path.parent.name}/{path.stem}" for path in files]):
-        new = measured(name, given.per_file, given.seed)
+        new = measured(name, given.share, given.seed)
         results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         results[name] = with_reasons(new, results.get(name, {}))
         RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n", encoding="utf-8")
-        PAGE.write_text(page(dict(sorted(results.items()))), encoding="utf-8")
+        PAGE.write_text(page(dict(sorted(results.items())), given.share, given.seed), encoding="utf-8")
 
 
 if __name__ == "__main__":
