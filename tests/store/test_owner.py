@@ -23,3 +23,8 @@ def test_a_process_that_ended_is_not_alive_though_its_number_may_be_taken_again(
     assert not alive(ended)
     started = int(ended.split(".")[1])
     assert not alive(f"{os.getpid()}.{started - 3600}")
+
+
+def test_half_a_description_is_nobody():
+    number, started = this_process().split(".")
+    assert not any(alive(half) for half in (number, f"{number}.", f"{number}.soon", f".{started}", f"me.{started}"))
