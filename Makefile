@@ -74,9 +74,8 @@ coverage: $(STAMP)
 	$(BIN)/coverage erase
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n $(WORKERS) --dist worksteal
 	$(BIN)/coverage combine --quiet
-	for folder in $(COVERED); do $(BIN)/coverage report --include="*/deltatune/$$folder/*"; done
-	for folder in $(COVERED); do printf "$$folder "; $(BIN)/coverage report --include="*/deltatune/$$folder/*" \
-		--format=total --precision=1 --fail-under=95 || failed=1; done; test -z "$$failed"
+	for folder in $(COVERED); do echo "$$folder/"; $(BIN)/coverage report --include="*/deltatune/$$folder/*" --fail-under=95 \
+		|| failed=1; done; test -z "$$failed"
 
 mutants: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py
