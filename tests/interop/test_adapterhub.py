@@ -104,7 +104,7 @@ def spoilt(tmp_path, source="bert/seq_bn", **changes):
     """A copy of a folder whose config says something else."""
     folder = tmp_path / "spoilt"
     shutil.copytree(HERE / source, folder)
-    path = next(folder.glob("adapter*config.json"))
+    path = next(folder.glob("**/adapter*config.json"))
     about = json.loads(path.read_text())
     about["config"] |= changes
     path.write_text(json.dumps(about))
@@ -198,6 +198,41 @@ def test_names_that_are_not_allowed_here_are_changed(tmp_path, caplog):
     (folder / "adapter_config.json").write_text(json.dumps(about | {"name": "SST-2@ukp"}))
     assert deltatune.load(model_of("bert"), folder).name == "sst-2-ukp"
     assert "SST-2@ukp" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "own"),
+    [
+        ("bert/seq_bn", {"original_ln_before", "reduction_factor"}),
+        (
+            "bert/compacter",
+            {"original_ln_before", "reduction_factor", "phm_layer", "phm_dim", "non_linearity", "mh_adapter"},
+        ),
+        ("bert/lora", {"alpha", "r"}),
+        ("bert/ia3", {"alpha", "r", "composition_mode", "init_weights"}),
+        ("bert/prefix_tuning_flat", {"prefix_length", "flat"}),
+        ("bert/prompt_tuning", {"prompt_length"}),
+        ("bert/fusion", set()),
+    ],
+)
+def test_a_key_that_is_left_out_has_the_default_of_adapters(tmp_path, source, own):
+    """Every key but those in which the folder differs from the defaults; older versions did not know them all."""
+    whole = adapterhub.read(HERE / source).method
+    folder = spoilt(tmp_path, source)
+    path = next(folder.glob("**/adapter_fusion_config.json"), folder / "adapter_config.json")
+    about = json.loads(path.read_text())
+    for key in about["config"].keys() - own - {"architecture"}:
+        rest = {word: value for word, value in about["config"].items() if word != key}
+        path.write_text(json.dumps({**about, "config": rest}))
+        assert adapterhub.read(folder).method == whole, key
+
+
+def test_a_bottleneck_without_a_size_has_a_sixteenth_of_the_width(tmp_path):
+    folder = spoilt(tmp_path)
+    about = json.loads((folder / "adapter_config.json").read_text())
+    del about["config"]["reduction_factor"]
+    (folder / "adapter_config.json").write_text(json.dumps(about))
+    assert adapterhub.read(folder).method.reduction_factor == 16
 
 
 def test_a_size_that_floats_divide_downwards_is_the_one_of_adapters(tmp_path):
