@@ -33,6 +33,7 @@ FAMILIES = ("albert", "bert", "gpt2", "llama", "t5", "vit", "whisper", "xlnet")
 PRELOADED = ("torch._dynamo", "safetensors.torch", "accelerate", "peft", "scipy.stats", "sklearn.metrics")
 PRELOADED += tuple(f"transformers.models.{family}.modeling_{family}" for family in FAMILIES)
 GOLDEN = ("tests/golden/test_golden_adapters.py", "tests/golden/test_golden_runs.py")
+DEFAULTS = "tests/golden/test_golden_defaults.py::test_a_default_is_what_it_was"
 HOSTILE = "tests/attacks/test_foreign_adapters.py"
 TESTS: dict[str, tuple[str, ...]] = {
     "store/adapter": (GOLDEN[0], "tests/interop/test_peft.py"),
@@ -49,7 +50,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "ops/kronecker": ("tests/methods/test_lokr.py", "tests/interop/test_peft_lokr.py"),
     "ops/orthogonal": ("tests/methods/test_oft.py", "tests/methods/test_boft.py"),
 }
-"""Tests of a file besides those that have its name; a method has its golden folders and its contract on BERT."""
+"""Tests of a file besides those that have its name; a method has its golden folders, contract on BERT and defaults."""
 PAIRS = ((ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.In, ast.NotIn), (ast.Is, ast.IsNot))
 PAIRS += ((ast.And, ast.Or), (ast.Add, ast.Sub), (ast.Mult, ast.Div), (ast.BitOr, ast.BitAnd))
 ONE_WAY = {ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult}
@@ -142,7 +143,7 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def tests_of(name: str) -> list[list[str]]:
-    """Arguments of pytest for a file; the second ones, if there are any, are for what the first ones do not notice."""
+    """Arguments of pytest for a file; each further ones are for what those before do not notice."""
     folder, stem = name.split("/")
     own = [f"tests/{folder}/test_{stem}.py"]
     word = stem.replace("_", "-")
@@ -150,7 +151,7 @@ def tests_of(name: str) -> list[list[str]]:
         own += [f"tests/interop/test_peft_{stem}.py", GOLDEN[0]]
         own = [each for each in own if (ROOT / each).exists()]
         first = [*own, "-k", f"test_{stem}.py or _{stem}.py or 0.1.0-{word}"]
-        return [first, ["tests/contract/test_methods.py", "-k", f"[{word}-bert"]]
+        return [first, ["tests/contract/test_methods.py", "-k", f"[{word}-bert"], [f"{DEFAULTS}[method {word}]"]]
     parent = next((key for key in sorted(TESTS, reverse=True) if name.startswith(key)), "")
     first = [each for each in dict.fromkeys((*own, *TESTS.get(parent, ()))) if (ROOT / each).exists()]
     hostile = name in ("store/adapter", "store/files", "store/record")

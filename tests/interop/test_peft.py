@@ -97,7 +97,7 @@ def test_convolutions_and_embeddings_have_pefts_shapes(tmp_path):
 
     torch.manual_seed(1)
     model = Net()
-    twin = copy.deepcopy(model)
+    twin, fresh = copy.deepcopy(model), copy.deepcopy(model)
     adapter = deltatune.attach(model, deltatune.LoRA(r=2, target_modules=("conv", "embed", "line")))
     disturb(adapter)
     adapter.save(tmp_path / "mine")
@@ -108,19 +108,23 @@ def test_convolutions_and_embeddings_have_pefts_shapes(tmp_path):
     given = (torch.randn(2, 4, 5, 5), torch.randint(0, 9, (2, 7)))
     theirs = PeftModel.from_pretrained(twin, str(tmp_path / "mine"))
     assert torch.allclose(theirs(*given), model(*given), atol=1e-4)
+    deltatune.load(fresh, tmp_path / "mine")
+    assert torch.equal(fresh(*given), model(*given))
     adapter.merge()
     assert torch.allclose(theirs(*given), model(*given), atol=1e-4)
 
 
 def test_stacked_experts_have_pefts_layout(tmp_path):
     model = model_of("qwen3-moe")
-    twin = copy.deepcopy(model)
+    twin, fresh = copy.deepcopy(model), copy.deepcopy(model)
     names = ("*.experts.gate_up_proj", "*.experts.down_proj")
     adapter = deltatune.attach(model, deltatune.LoRA(r=2, target_modules=names))
     disturb(adapter)
     adapter.save(tmp_path / "mine")
     theirs = PeftModel.from_pretrained(twin, str(tmp_path / "mine")).eval()
     assert distance(outputs(theirs), outputs(model)) < 1e-5
+    deltatune.load(fresh, tmp_path / "mine")
+    assert torch.equal(outputs(fresh), outputs(model))
 
 
 @pytest.mark.filterwarnings("ignore:.*LoRA tensor.*have invalid shape")

@@ -198,6 +198,25 @@ def test_the_sweeper_takes_what_no_living_process_owns(tmp_path):
     assert hidden(tmp_path) == [".git", ".staging-somebody's", f".staging-x-1-{mine}-aa", f".trash-x-1-{mine}-aa"]
 
 
+def test_what_cannot_be_deleted_stays_hidden_and_stops_neither_sweeper_nor_training(tmp_path, monkeypatch):
+    """As a busy file on a network's disk."""
+    for end in "ab":
+        (tmp_path / f".trash-x-1-{DEAD}-{end}").mkdir()
+    write(tmp_path / "x")
+    remove = os.rmdir
+
+    def busy(path, *args, **kwargs):
+        if Path(path).name.endswith("-a") or "-x-" in str(path) and DEAD not in str(path):
+            raise OSError(errno.EBUSY, "busy", str(path))
+        remove(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    atomic.sweep(tmp_path)
+    assert hidden(tmp_path) == [f".trash-x-1-{DEAD}-a"]
+    atomic.discard(tmp_path / "x")
+    assert not (tmp_path / "x").exists() and len(hidden(tmp_path)) == 2
+
+
 def test_the_sweeper_brings_back_a_folder_whose_successor_never_came(tmp_path):
     write(tmp_path / "x", "old").rename(tmp_path / f".replaced-x-{DEAD}-aa")
     atomic.sweep(tmp_path)

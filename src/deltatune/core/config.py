@@ -42,12 +42,15 @@ class Settings(BaseModel):
     def _renamed(cls, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         """The values under our own names: aliases of this group and of nested groups replaced."""
         renamed: dict[str, Any] = {}
+        written: dict[str, str] = {}
         for key, value in values.items():
             name = cls.aliases.get(key, key)
             if name != key:
                 logger.warning("%s is read as %s", _path(where, key), _path(where, name))
-            if name in renamed:
-                raise SettingsError(f"{_path(where, name)} is given twice (as {name} and as {key})", hint="keep one")
+            if name in written:
+                both = f"as {written[name]} and as {key}"
+                raise SettingsError(f"{_path(where, name)} is given twice ({both})", hint="keep one")
+            written[name] = key
             nested = cls._group(name)
             if nested is not None and isinstance(value, Mapping):
                 value = nested._renamed(value, _path(where, name))
