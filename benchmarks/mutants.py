@@ -48,7 +48,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "ops/hypercomplex": ("tests/methods/test_compacter.py",),
     "ops/kept": ("tests/ops/test_remade.py", "tests/engine/test_kept.py"),
     "ops/kronecker": ("tests/methods/test_lokr.py", "tests/interop/test_peft_lokr.py"),
+    "ops/low_rank": ("tests/methods/test_dora.py",),
     "ops/orthogonal": ("tests/methods/test_oft.py", "tests/methods/test_boft.py"),
+    "ops/rescaled": ("tests/methods/test_dora.py",),
 }
 """Tests of a file besides those that have its name; a method has its golden folders, contract on BERT and defaults."""
 PAIRS = ((ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.In, ast.NotIn), (ast.Is, ast.IsNot))

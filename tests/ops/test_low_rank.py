@@ -93,3 +93,18 @@ def test_side_by_side_is_each_adapter_on_its_share(shape):
     parts = [low_rank.linear(part, weight, bias, a[k], b[k]) for k, part in enumerate(x.chunk(4))]
     assert torch.allclose(low_rank.side_by_side(*given), torch.cat(parts), atol=1e-12)
     assert torch.autograd.gradcheck(low_rank.side_by_side, given)
+
+
+@pytest.mark.parametrize("scale", [1.0, -0.7, 3.0])
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3, 3), (4, 6, 5)])
+def test_the_norm_of_a_row_is_that_of_the_whole_written_out(shape, scale):
+    """A linear map, a convolution, and a stack of copies."""
+    weight = torch.randn(shape, dtype=torch.float64)
+    copies = shape[:1] if len(shape) == 3 else ()
+    b = torch.randn(*copies, 6, 2, dtype=torch.float64)
+    a = torch.randn(*copies, 2, *shape[len(copies) + 1 :], dtype=torch.float64)
+    whole = weight + scale * low_rank.matrix(b, a, weight.shape)
+    wanted = whole.norm(dim=-1) if copies else whole.flatten(1).norm(dim=1)
+    assert torch.allclose(low_rank.row_norm(weight, b, a, scale), wanted)
+    squares = weight.square().sum(-1) if copies else weight.flatten(1).square().sum(1)
+    assert torch.allclose(low_rank.row_norm(weight, b, a, scale, squares), wanted)

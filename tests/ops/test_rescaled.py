@@ -26,7 +26,8 @@ def test_values_and_gradients_are_those_of_the_formula(image, biased):
 
 def test_a_trained_bias_takes_its_gradient_too():
     y, ratio, bias = tensors()
-    assert torch.autograd.gradcheck(rescaled, (y, ratio, bias.requires_grad_()))
+    assert torch.allclose(rescaled(y, ratio, bias.requires_grad_()), ratio * (y - bias) + bias, atol=1e-12)
+    assert torch.autograd.gradcheck(rescaled, (y, ratio, bias))
 
 
 def test_bfloat16_stays_near_float32():

@@ -47,7 +47,7 @@ def matrix(left_AC: Tensor, right_BD: Tensor) -> Tensor:
     True
     """
     product = torch.einsum("ac,bdk->abcdk", left_AC, right_BD.flatten(2) if right_BD.dim() > 2 else right_BD[..., None])
-    return product.flatten(2, 3).flatten(0, 1).reshape(-1, left_AC.shape[1] * right_BD.shape[1], *right_BD.shape[2:])
+    return product.reshape(-1, left_AC.shape[1] * right_BD.shape[1], *right_BD.shape[2:])
 
 
 def split(size: int, factor: int = -1) -> tuple[int, int]:
