@@ -1,6 +1,6 @@
 """Mutation testing: one operator, constant, condition or result is changed, and the tests of the file must fail.
 
-    python benchmarks/mutants.py [--share 0.1] [--seed 0] [--only store/atomic ...]
+    python benchmarks/mutants.py [--share 0.05] [--seed 0] [--only store/atomic ...]
 
 Of the possible changes of each file the same share is drawn, rounded up (the same ones for a seed; a larger share has
 those of a smaller one), and the tests that belong to the file run on each in a forked process, which has torch loaded
@@ -270,7 +270,7 @@ file a share of {share:g}, drawn by the seed; the interval is what that says of 
 def main() -> None:
     """Tries the mutants of the asked files and writes results and page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--share", type=float, default=0.1)
+    parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=())
     given = parser.parse_args()

@@ -9,11 +9,12 @@ import deltatune
 from contract.cases import disturb, model_of, outputs
 
 
+@pytest.mark.parametrize("patterns", [{}, {"rank_pattern": {"*.0.*": 2}, "alpha_pattern": {"*.1.*": 4}}])
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
-def test_its_file_is_a_lora_of_twice_the_rank_for_peft_and_to_the_bit_for_us(tmp_path, family, rslora):
+def test_its_file_is_a_lora_of_twice_the_rank_for_peft_and_to_the_bit_for_us(tmp_path, family, rslora, patterns):
     ours = model_of(family)
-    settings = deltatune.PiSSA(r=3, use_rslora=rslora, rank_pattern={"*.0.*": 2}, alpha_pattern={"*.1.*": 5})
+    settings = deltatune.PiSSA(r=3, lora_alpha=5, use_rslora=rslora, **patterns)
     adapter = deltatune.attach(ours, settings)
     disturb(adapter)
     adapter.save(tmp_path / "saved")

@@ -63,6 +63,14 @@ def test_fusing_copies_of_one_adapter_gives_that_adapter(family):
     assert torch.allclose(outputs(model), expected, atol=1e-5)
 
 
+def test_query_and_key_start_small_and_around_zero_and_the_value_as_the_identity():
+    _, adapter = fused(move=False)
+    for fusion in adapter.attached.placed.modules():
+        for weight in (fusion.query_weight, fusion.key_weight):
+            assert abs(float(weight.detach().mean())) < 0.003 and abs(float(weight.detach().std()) - 0.02) < 0.002
+        assert torch.equal(fusion.value_weight, torch.eye(32)) and not fusion.query_bias.any()
+
+
 def test_only_the_fusion_trains():
     model, adapter = fused()
     assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in adapter.parameters()}

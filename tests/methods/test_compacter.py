@@ -1,11 +1,13 @@
 """Compacter: the percentages of the paper, the products against Kronecker products written out."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import deltatune
-from contract.cases import disturb, model_of, outputs
+from contract.cases import anatomy_of, disturb, model_of, outputs
 from deltatune.core.errors import SettingsError
 from deltatune.ops import hypercomplex
 from shapes import count
@@ -100,3 +102,10 @@ def test_the_start_is_glorot_uniform_and_the_rule_small():
 def test_sizes_that_do_not_divide_are_errors(fields, message):
     with pytest.raises(SettingsError, match=message):
         deltatune.attach(model_of("bert"), deltatune.Compacter(**fields))
+
+
+@pytest.mark.parametrize(("width", "fitting"), [(12, 4), (24, 8), (6, 3), (10, 2), (35, 1)])
+def test_the_dimension_that_is_named_instead_divides_the_width(width, fitting):
+    place = replace(deltatune.Compacter().sites(anatomy_of("bert"))[0], width=width)
+    with pytest.raises(SettingsError, match=f"try phm_dim={fitting}"):
+        deltatune.Compacter(phm_dim=11).size(place)

@@ -165,3 +165,10 @@ def test_the_head_is_outside():
     adapter = deltatune.attach(model_of("bert"), deltatune.DiffPruning())
     assert not [site for site in adapter.attached.sites if site.path.startswith("classifier")]
     assert outputs(adapter.model).shape == (3, 3)
+
+
+def test_the_gates_move_faster_than_the_changes_and_nothing_decays():
+    paces = deltatune.attach(model_of("bert"), deltatune.DiffPruning(alpha_rate=70.0)).paces()
+    rates = {name.rpartition(".")[2]: pace.rate for name, pace in paces.items()}
+    assert rates == {"w": 1.0, "alpha": 70.0, "group_alpha": 70.0}
+    assert not any(pace.decay for pace in paces.values())

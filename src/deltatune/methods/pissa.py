@@ -77,7 +77,7 @@ class PiSSA(LowRankMethod):
 
     def of_peft(self, site: LayerSite, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The halves."""
-        twice = self.model_copy(update={"r": 2 * self.r, "rank_pattern": {site.path: 2 * self.rank(site)}})
+        twice = self.model_copy(update={"rank_pattern": {site.path: 2 * self.rank(site)}})
         both = super(PiSSA, twice).of_peft(site, tensors)
         (a, start_a), (b, start_b) = both["lora_A"].chunk(2, -2), both["lora_B"].chunk(2, -1)
         return {"lora_A": a, "lora_B": b, "start_A": start_a, "start_B": -start_b}
