@@ -55,6 +55,16 @@ def test_every_value_is_read_equally_often_up_to_one_by_a_and_by_b(d):
     assert a.max() < b.min()
 
 
+@pytest.mark.parametrize(("layer", "of_a"), [((1, 100), [0]), ((100, 1), [0, 1, 2, 3]), ((50, 50), [0, 1])])
+def test_a_and_b_each_have_a_value_at_least(layer, of_a):
+    """By their numbers of entries, rounded."""
+    adapter = deltatune.attach(
+        nn.Sequential(nn.Linear(*layer)), deltatune.SharedLoRA(r=1, theta_d_length=5, target_modules="*")
+    )
+    a, b = places(adapter)
+    assert a.unique().tolist() == of_a and b.unique().tolist() == list(range(len(of_a), 5))
+
+
 def test_the_start_is_loras_of_which_b_is_zero():
     model = nn.Sequential(nn.Linear(400, 50))
     settings = deltatune.SharedLoRA(r=8, theta_d_length=2000, target_modules="0")
@@ -183,3 +193,17 @@ def test_it_takes_no_condition_to_be_materialized_for():
 def test_more_values_than_entries_are_refused():
     with pytest.raises(SettingsError, match=f"theta_d_length={ENTRIES + 1} is more than the {ENTRIES} entries"):
         attached(ENTRIES + 1)
+
+
+def test_dropout_hides_inputs_in_training_and_never_tokens():
+    model = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 5))
+    tokens = torch.arange(7)
+    for place, drops in (("0", False), ("1", True)):
+        settings = deltatune.SharedLoRA(r=2, theta_d_length=8, target_modules=place, unilora_dropout=0.5)
+        adapter = deltatune.attach(model, settings)
+        disturb(adapter, size=1.0)
+        still = model.eval()(tokens)
+        assert torch.equal(model(tokens), still)
+        adapter.train_mode(True)
+        assert torch.equal(model(tokens), still) != drops
+        adapter.detach()
