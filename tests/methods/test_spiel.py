@@ -140,3 +140,12 @@ def test_watching_longer_than_a_round_is_an_error_and_counts_are_those_of_the_sh
     with pytest.raises(SettingsError, match="watch=4 must be less than reselect_every=4"):
         made(watch=4)
     assert count(deltatune.SpIEL(target_modules=("attention.query",)), "bert-base") == 12 * 5898
+
+
+def test_without_a_gradient_that_was_seen_nothing_is_exchanged():
+    _, adapter, module = made()
+    with torch.no_grad():
+        module.values.normal_()
+    before = (module.values.detach().clone(), module.indices.clone())
+    module.exchange(5, torch.optim.AdamW(adapter.parameters()))
+    assert torch.equal(module.values, before[0]) and torch.equal(module.indices, before[1])
