@@ -6,7 +6,7 @@
 # make torture  the long tests of reliability: hundreds of kills, every byte of a checkpoint
 # make oldest   a quick part of the tests with the oldest versions that pyproject.toml allows
 # make coverage which lines and branches of core, engine and store the tests reach; fails below 95 %
-# make mutants  whether the tests notice a changed operator, constant or condition; an hour
+# make mutants  whether the tests notice a changed operator, constant or condition; half an hour or more
 # make bench    the benchmarks that need no GPU
 # make lock     the hashes of what constraints.txt names, after a change there
 # make gpu      the tests and the benchmark that need a GPU, with the machine's own python3

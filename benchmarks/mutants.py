@@ -245,22 +245,29 @@ def row(name: str, results: list[dict[str, Any]]) -> str:
     return f"| {name} | {possible} | {number} | {number - left} | {left} | {interval(number - left, number)} |\n"
 
 
-def page(results: dict[str, Any], share: float, seed: int) -> str:
-    """The results as a page."""
+def page(draws: dict[str, Any]) -> str:
+    """The results of every draw as a page."""
+    text = """# Mutants: whether the tests notice a change of the code
+
+Written by `python benchmarks/mutants.py`: operators, constants, conditions, calls and results are changed one at a
+time, and the tests that belong to the file must fail. Not every change was tried: of each file a share, rounded up,
+drawn by a seed; the interval is what that says of all of them. Tests were written for what went unnoticed in the first
+draw (seed 0), which is shown as it is with them; a later draw says how many of the other changes are noticed.
+"""
+    return text + "".join(section(seed, draws[seed]) for seed in sorted(draws, reverse=True))
+
+
+def section(seed: str, draw: dict[str, Any]) -> str:
+    """One draw: tables and survivors."""
+    files = dict(sorted(draw["files"].items()))
     head = "changes possible | tried | killed | survivors | killed, 95 % interval |\n|---|---|---|---|---|---|\n"
-    text = f"""# Mutants: whether the tests notice a change of the code
-
-Written by `python benchmarks/mutants.py --share {share:g} --seed {seed}`: operators, constants, conditions, calls and
-results are changed one at a time, and the tests that belong to the file must fail. Not every change was tried: of each
-file a share of {share:g}, drawn by the seed; the interval is what that says of all of them.
-
-| folder | {head}"""
-    for folder in dict.fromkeys(name.split("/")[0] for name in results):
-        text += row(f"`{folder}/`", [each for name, each in results.items() if name.startswith(f"{folder}/")])
-    text += row("all", list(results.values()))
-    text += f"\n| file | {head}" + "".join(row(f"`{name}.py`", [each]) for name, each in results.items())
-    text += "\n## Survivors\n\n| place | change | code | why it is harmless |\n|---|---|---|---|\n"
-    for name, each in results.items():
+    text = f"\n## Seed {seed}, a share of {draw['share']:g}\n\n| folder | {head}"
+    for folder in dict.fromkeys(name.split("/")[0] for name in files):
+        text += row(f"`{folder}/`", [each for name, each in files.items() if name.startswith(f"{folder}/")])
+    text += row("all", list(files.values()))
+    text += f"\n| file | {head}" + "".join(row(f"`{name}.py`", [each]) for name, each in files.items())
+    text += f"\n### Survivors of seed {seed}\n\n| place | change | code | why |\n|---|---|---|---|\n"
+    for name, each in files.items():
         for s in each["survivors"]:
             code = s["code"].replace("|", "\\|")
             text += f"| `{name}.py:{s['line']}` | {s['change']} | `{code}` | {s.get('why', 'not looked at yet')} |\n"
@@ -281,10 +288,11 @@ def main() -> None:
     files = [path for folder in ("store", "ops", "methods") for path in SOURCE.glob(f"{folder}/[!_]*.py")]
     for name in sorted(given.only or [f"{path.parent.name}/{path.stem}" for path in files]):
         new = measured(name, given.share, given.seed)
-        results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-        results[name] = with_reasons(new, results.get(name, {}))
-        RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n", encoding="utf-8")
-        PAGE.write_text(page(dict(sorted(results.items())), given.share, given.seed), encoding="utf-8")
+        draws = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        draw = draws.setdefault(str(given.seed), {"share": given.share, "files": {}})
+        draw["files"][name] = with_reasons(new, draw["files"].get(name, {}))
+        RESULTS.write_text(json.dumps(draws, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        PAGE.write_text(page(draws), encoding="utf-8")
 
 
 if __name__ == "__main__":
