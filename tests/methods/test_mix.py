@@ -44,6 +44,7 @@ def test_it_is_the_stack_of_its_methods(family, mix):
     with deltatune.active(alone, deltatune.Stack(*names)):
         assert torch.equal(outputs(model), outputs(alone))
     assert adapter.trainable_parameters == sum(member.trainable_parameters for member in adapter.members)
+    assert adapter.method.count(adapter.attached.sites) == 0  # all are its members'
 
 
 @pytest.mark.parametrize("mix", MIXES)
