@@ -11,6 +11,7 @@ from deltatune.core.errors import SettingsError
 from deltatune.ops import orthogonal
 
 SETTINGS = {
+    "smallest": {"oft_block_size": 2},
     "blocks": {"oft_block_size": 4},
     "number": {"r": 2},
     "shared": {"oft_block_size": 3, "block_share": True},
