@@ -48,3 +48,12 @@ def test_a_shared_block_gets_the_sum_of_the_gradients():
     other = one.detach().clone().requires_grad_()
     separate(x, other.expand(3, 4, 4)).square().sum().backward()
     assert torch.allclose(one.grad, other.grad, atol=1e-12)
+
+
+def test_under_autocast_every_block_turns_its_own_inputs():
+    x, change = torch.randn(3, 5, 12), torch.randn(3, 4, 4)
+    wanted = x + x @ torch.block_diag(*change)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = rotate(x, change)
+    assert torch.allclose(found.float(), wanted, atol=0.1)
+    assert torch.allclose(rotate(x, change), wanted, atol=1e-5)

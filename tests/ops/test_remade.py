@@ -157,3 +157,13 @@ def test_what_is_counted_is_every_storage_once_and_no_parameter():
     with reading(x):
         y = (x @ a) + (x @ a)
     assert kept_bytes(y, but=[a]) == z.numel() * 8  # -z, which silu and both products need
+
+
+def test_what_was_made_again_is_dropped_with_its_last_reader():
+    made = []
+    recipe = remade.Recipe(lambda sources: made.append(1) or sources[0] * 2)
+    recipe.readers = 2
+    source = torch.ones(3)
+    first, second = recipe((source,)), recipe((source,))
+    assert torch.equal(first, source * 2) and second is first and len(made) == 1
+    assert recipe.made is None
