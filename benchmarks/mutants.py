@@ -230,19 +230,25 @@ def with_reasons(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
-def interval(killed: int, number: int) -> str:
-    """Share of the killed ones and its 95 % interval (Wilson), in percent."""
-    z2, share = 1.96**2, killed / number
-    middle, half = share + z2 / (2 * number), math.sqrt(z2 * (share * (1 - share) + z2 / (4 * number)) / number)
-    low, high = ((middle + sign * half) / (1 + z2 / number) for sign in (-1, 1))
-    return f"{100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+def counts(results: list[dict[str, Any]]) -> tuple[int, int, int]:
+    """How many changes were possible, tried and not noticed."""
+    possible, number = (sum(each[what] for each in results) for what in ("possible", "tried"))
+    return possible, number, sum(len(each["survivors"]) for each in results)
 
 
 def row(name: str, results: list[dict[str, Any]]) -> str:
-    """A line of a table: what was possible, tried, killed."""
-    possible, number = (sum(each[what] for each in results) for what in ("possible", "tried"))
-    left = sum(len(each["survivors"]) for each in results)
-    return f"| {name} | {possible} | {number} | {number - left} | {left} | {interval(number - left, number)} |\n"
+    """A line of a table."""
+    possible, number, left = counts(results)
+    return f"| {name} | {possible} | {number} | {number - left} | {left} |"
+
+
+def interval(results: list[dict[str, Any]]) -> str:
+    """Share of the killed ones and its 95 % interval (Wilson), in percent, as a cell."""
+    _, number, left = counts(results)
+    z2, share = 1.96**2, 1 - left / number
+    middle, half = share + z2 / (2 * number), math.sqrt(z2 * (share * (1 - share) + z2 / (4 * number)) / number)
+    low, high = ((middle + sign * half) / (1 + z2 / number) for sign in (-1, 1))
+    return f" {100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f}) |"
 
 
 def page(draws: dict[str, Any]) -> str:
@@ -260,12 +266,15 @@ draw (seed 0), which is shown as it is with them; a later draw says how many of 
 def section(seed: str, draw: dict[str, Any]) -> str:
     """One draw: tables and survivors."""
     files = dict(sorted(draw["files"].items()))
-    head = "changes possible | tried | killed | survivors | killed, 95 % interval |\n|---|---|---|---|---|---|\n"
-    text = f"\n## Seed {seed}, a share of {draw['share']:g}\n\n| folder | {head}"
-    for folder in dict.fromkeys(name.split("/")[0] for name in files):
-        text += row(f"`{folder}/`", [each for name, each in files.items() if name.startswith(f"{folder}/")])
-    text += row("all", list(files.values()))
-    text += f"\n| file | {head}" + "".join(row(f"`{name}.py`", [each]) for name, each in files.items())
+    folders = dict.fromkeys(name.split("/")[0] for name in files)
+    parts = {f"`{folder}/`": [each for name, each in files.items() if name.startswith(folder)] for folder in folders}
+    parts["all"] = list(files.values())
+    head = "changes possible | tried | killed | survivors |"
+    text = f"\n## Seed {seed}, a share of {draw['share']:g}\n"
+    text += f"\n| folder | {head} killed, 95 % interval |\n|---|---|---|---|---|---|\n"
+    text += "".join(f"{row(name, each)}{interval(each)}\n" for name, each in parts.items())
+    text += f"\n| file | {head}\n|---|---|---|---|---|\n"
+    text += "".join(f"{row(f'`{name}.py`', [each])}\n" for name, each in files.items())
     text += f"\n### Survivors of seed {seed}\n\n| place | change | code | why |\n|---|---|---|---|\n"
     for name, each in files.items():
         for s in each["survivors"]:
