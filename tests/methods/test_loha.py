@@ -116,3 +116,8 @@ def test_a_passed_layer_is_the_base_and_the_others_are_whole():
 def test_embeddings_are_refused():
     with pytest.raises(SettingsError, match="LoHa is for linear maps and convolutions, and 0 is neither"):
         deltatune.attach(nn.Sequential(nn.Embedding(9, 8)), deltatune.LoHa(r=2, target_modules="0"))
+
+
+def test_a_convolution_has_as_many_values_as_the_count_says():
+    adapter = deltatune.attach(nn.Sequential(nn.Conv2d(4, 6, (3, 2))), deltatune.LoHa(r=2, target_modules="0"))
+    assert adapter.trainable_parameters == adapter.method.count(adapter.attached.sites) == 2 * 2 * (4 * 6 + 6)

@@ -155,3 +155,17 @@ def test_damaged_checkpoints_behind_the_newest_whole_one_go(folder):
     (folder.checkpoint(3) / "state.json").write_text("[]")
     assert folder.newest_checkpoint() == folder.checkpoint(2)
     assert not folder.checkpoint(3).exists() and folder.checkpoint(1).exists()
+
+
+def test_a_change_is_noted_with_the_newest_checkpoint_that_stood(folder):
+    for step in (4, 8, 12):
+        with atomic.folder(folder.checkpoint(step)) as staging:
+            (staging / "state.json").write_text("{}")
+    folder.open(changed(learning_rate=1e-3), resume=True)
+    (line,) = (folder.path / "changes.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 12
+
+
+def test_a_run_folder_may_be_deep(tmp_path):
+    RunFolder(tmp_path / "a" / "b" / "c").open(SETTINGS, resume=False)
+    assert (tmp_path / "a" / "b" / "c" / "config.yaml").is_file()
