@@ -172,3 +172,18 @@ def test_the_gates_move_faster_than_the_changes_and_nothing_decays():
     rates = {name.rpartition(".")[2]: pace.rate for name, pace in paces.items()}
     assert rates == {"w": 1.0, "alpha": 70.0, "group_alpha": 70.0}
     assert not any(pace.decay for pace in paces.values())
+
+
+@pytest.mark.parametrize("rate", [1.0, 10.0])
+def test_the_projection_keeps_what_is_kept_and_the_refit_moves_it_so_much_faster(rate):
+    model, adapter = made(10, alpha_init=50.0, refit_rate=rate)  # gates wide open: the draw is the change
+    disturb(adapter, size=1.0)
+    modules = list(adapter.attached.placed.modules())
+    before = [module.change(drawn=False).detach().clone() for module in modules]
+    adapter.method.project(adapter.attached.placed)
+    projected = [module.change(drawn=False).detach().clone() for module in modules]
+    for module, whole, kept in zip(modules, before, projected, strict=True):
+        torch.testing.assert_close(kept, whole * module.mask)
+    train(model, adapter, torch.optim.Adam(adapter.parameter_groups(1e-3)), 1, start=7)
+    moved = torch.cat([(m.change(drawn=False) - p)[m.mask] for m, p in zip(modules, projected, strict=True)]).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, rate * 1e-3), rtol=1e-2, atol=0)

@@ -6,7 +6,7 @@
 
     1 train     w, alpha, alpha_g        loss + lambda sum_g sum_i E|z_i|_0 E|z_g|_0
     2 project   draw z once, keep the `density` of all entries with the largest |z z_g w|, for the whole model
-    3 refit     w of the kept entries
+    3 refit     w of the kept entries, `refit_rate` times as fast
 
 Trains   two values per entry and one per tensor; what is kept and saved is `density` of the entries (0.5 %)
 Start    w = 0, alpha = 5: the output is the base's, exactly
@@ -54,6 +54,8 @@ class DiffPruning(Method):
     """Learning rate of the gates against that of w; the paper's is 0.1."""
     train_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the steps before the projection."""
+    refit_rate: Annotated[float, Field(gt=0)] = 10.0
+    """Learning rate of w after the projection against that before it: 0.5 % of the entries have to go farther."""
 
     def sites(self, model: Sites) -> Sequence[ParameterSite]:
         """Every tensor outside the head."""
@@ -124,11 +126,15 @@ class DiffPruning(Method):
 
 
 class Gated(ParameterAdapter):
-    """z * z_g * w for one tensor; after the projection mask * w."""
+    """z * z_g * w for one tensor; after the projection mask * refit_rate * w.
+
+    Adam's steps do not depend on the scale of a gradient: what w is multiplied by, it moves faster by.
+    """
 
     def __init__(self, method: DiffPruning, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.w = nn.Parameter(torch.zeros(shape))
+        self.refit_rate = method.refit_rate
         start = torch.full(shape, method.alpha_init)
         self.alpha = nn.Parameter(start) if method.elementwise else None
         self.group_alpha = nn.Parameter(torch.full((1,), method.alpha_init))
@@ -147,7 +153,7 @@ class Gated(ParameterAdapter):
     def change(self, drawn: bool) -> Tensor:
         """What is added to the base; `drawn` gates are random, others at the middle of their distribution."""
         if self.projected:
-            return self.w * self.get_buffer("mask")
+            return self.w * self.get_buffer("mask") * self.refit_rate
         change = self.w * gate(self.group_alpha, drawn).view(*(1 for _ in self.w.shape))
         return change if self.alpha is None else change * gate(self.alpha, drawn)
 
@@ -159,7 +165,7 @@ class Gated(ParameterAdapter):
     def fix(self, change: Tensor, mask: Tensor) -> None:
         """Ends the first phase."""
         self.get_buffer("mask").copy_(mask)
-        self.w.copy_(change * mask)
+        self.w.copy_(change * mask / self.refit_rate)
         self.get_buffer("phase").fill_(1)
         self.projected = True
 
