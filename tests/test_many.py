@@ -131,6 +131,39 @@ def test_one_that_stops_early_does_not_stop_the_others(place, tmp_path, capsys):
     assert many["fast"].results["test"]["loss"] == pytest.approx(single["fast"].results["test"]["loss"], abs=1e-5)
 
 
+class Hundred:
+    """A meter that counts 100 J between any two times that it is asked."""
+
+    source, count = "a hundred", 0.0
+
+    def joules(self):
+        self.count += 100.0
+        return self.count
+
+
+@pytest.mark.parametrize(("adapters_per_pass", "whole"), [(1, 300.0), (3, 100.0)])
+def test_the_joules_of_shared_passes_are_divided_by_time(place, tmp_path, monkeypatch, adapters_per_pass, whole):
+    monkeypatch.setattr("deltatune.train.loop.meters", lambda watts: [Hundred()])
+    given = common(place, max_steps=3, num_train_epochs=1)
+    many = deltatune.finetune_many(SWEEP, output_dir=tmp_path, adapters_per_pass=adapters_per_pass, **given)
+    spent = {name: run.results["energy"]["joules"] for name, run in many.items()}
+    assert sum(spent.values()) == pytest.approx(whole, abs=0.2)  # each is rounded to a tenth
+    assert all(joules == pytest.approx(whole / 3, abs=0.1) for joules in spent.values())  # as many steps each
+    assert {run.results["energy"]["source"] for run in many.values()} == {"a hundred"}
+
+
+def test_one_that_stops_early_spent_less_of_what_was_shared(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("deltatune.train.loop.meters", lambda watts: [Hundred()])
+    runs = {
+        "wild": {"method": {**TOP, "r": 2}, "training": {"learning_rate": 1e30, "max_grad_norm": None}},
+        "tame": {"method": {**TOP, "r": 4}},
+    }
+    with pytest.raises(DeltatuneError, match="1 of 2 runs ended early: wild"):
+        deltatune.finetune_many(runs, output_dir=tmp_path, adapters_per_pass=2, **common(place))
+    tame = json.loads((tmp_path / "tame" / "results.json").read_text())["energy"]
+    assert 50.0 < tame["joules"] < 100.0  # the rest is what the other one spent before it had to end
+
+
 def test_what_cannot_stand_side_by_side_takes_turns(place, tmp_path, caplog):
     runs = {
         "one": {"method": {**TOP, "r": 2}},

@@ -34,7 +34,6 @@ from deltatune.report.run import write as write_report
 from deltatune.store import adapter as folders
 from deltatune.store.run import RunFolder, writing
 from deltatune.train import sinks
-from deltatune.train.energy import Spent, measuring, meters
 from deltatune.train.loop import Job, Trained, check, train
 from deltatune.train.memory import resident_bytes
 from deltatune.train.teacher import Teacher, teacher_of
@@ -122,10 +121,7 @@ def _run(settings: RunSettings, *, resume: bool, allowed: Collection[str], quiet
     running.keep_trunk([running])
     running.forecast = ahead.of(splits.task, loaded.processor, running.examples, settings.training)
     running.begin(resume=resume)
-    with measuring(meters(settings.training.watts_per_core)) as spent:
-        done = train(running.job, resume=resume)
-    running.spent = spent()
-    return running.finish(done)
+    return running.finish(train(running.job, resume=resume))
 
 
 class Running:
@@ -158,7 +154,6 @@ class Running:
         self.texts: list[str] = []
         """What the base's forgetting is measured on, where it is."""
         self.forecast: dict[str, Any] = {}
-        self.spent: Spent | None = None
         self.latest: Answered | None = None
         self.best: Answered | None = None
         """Answers of the best adapter so far to the validation rows."""
@@ -275,8 +270,7 @@ class Running:
         results["validation"] = self.validation(done)
         if not self.trial:
             results |= self.ground.baselines | {"before": self.before} | self.tested() | self.forgotten()
-        if self.spent is not None:
-            results["energy"] = self.facts["energy"] = self.spent.of_run(self.settings, task, results)
+            results["energy"] = self.facts["energy"] = done.spent.of_run(self.settings, task, results)
         self.facts["results"] = {
             part: {k: v for k, v in results[part].items() if isinstance(v, float)}
             for part in ("validation", "test")

@@ -1,6 +1,7 @@
 """Comparisons on a tiny model: what is trained, chosen, left out and said, and that a kill loses nothing."""
 
 import json
+import shutil
 import signal
 import statistics
 import subprocess
@@ -101,6 +102,29 @@ def test_fronts_name_what_nothing_beats(plain):
                 for other in methods.values()
             )
             assert (name not in names) == beaten
+
+
+def test_what_a_training_spent_stands_beside_what_counted_it(plain):
+    for name, one in plain.results["methods"].items():
+        runs = [
+            json.loads((plain.folder / "runs" / f"{name}-seed{seed}" / "results.json").read_text()) for seed in (42, 43)
+        ]
+        assert one["joules"] == statistics.median(run["energy"]["joules"] for run in runs) > 0
+        assert one["energy_source"] == runs[0]["energy"]["source"]
+    assert plain.results["fronts"]["joules"]
+
+
+def test_without_a_training_whose_energy_is_known_there_is_no_front_of_it(place, plain, tmp_path):
+    """One seed's run was resumed, the other one comes from a version that did not count."""
+    shutil.copytree(plain.folder, tmp_path / "old")
+    for seed, other in ((42, {"energy": {"why": "not counted"}}), (43, {})):
+        path = tmp_path / "old" / "runs" / f"ia3-seed{seed}" / "results.json"
+        results = json.loads(path.read_text())
+        results["train"]["resumed_at"] = 0 if other else 3
+        path.write_text(json.dumps({**results, **other}))
+    again = compared(place, tmp_path / "old", resume=True).results
+    assert again["methods"]["ia3"]["joules"] is None and again["methods"]["lora"]["joules"] > 0
+    assert "joules" not in again["fronts"] and "train_seconds" in again["fronts"]
 
 
 @pytest.fixture
@@ -212,6 +236,8 @@ def test_the_command_prints_tables_and_the_verdict(place, plain):
     assert done.exit_code == 0
     assert plain.results["verdict"].split(".")[0] in done.stdout
     assert "words, logistic regression" in done.stdout
+    (source,) = {one["energy_source"] for one in plain.results["methods"].values()}
+    assert f"energy: {source}" in done.stdout and " J" in done.stdout
     found = json.loads(CliRunner().invoke(build(), [*given, "--json"]).stdout)
     assert found["chosen"] == plain.results["chosen"]
 

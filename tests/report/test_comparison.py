@@ -36,6 +36,8 @@ def test_facts_are_on_the_page(html):
         "The budget ended before prefix, seed 3",
         "deltatune predict runs/x-comparison/runs/lora-seed2 --input FILE",
         "Adapter file; nothing beats ia3, adapter, lora",
+        "Energy; nothing beats ia3, adapter, lora, full",
+        "by a meter of this machine.",
     ):
         assert fact in page.text, fact
 
@@ -71,6 +73,15 @@ def test_a_comparison_without_a_finished_run_says_so():
     empty = results(methods=only, chosen=None, best_run=None, against={}, fronts={}, verdict="Nothing.", baselines={})
     page = read(comparison_page(empty))
     assert "No method finished a run." in page.text and not page.named("svg")
+
+
+def test_energy_that_nothing_counted_is_no_number(no_plots):
+    given = copy.deepcopy(results())
+    for own in given["methods"].values():
+        own |= {"joules": None, "energy_source": None}
+    assert "3.0 kJ" in read(comparison_page(results())).text  # of full fine-tuning
+    text = read(comparison_page(given)).text
+    assert "kJ" not in text and "Energy of one training" not in text
 
 
 def test_names_and_reasons_are_text_whatever_they_hold():

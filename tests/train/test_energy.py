@@ -88,6 +88,22 @@ def test_a_counter_that_cannot_be_read_is_no_meter(tmp_path, content):
     assert "estimate" in meter.source and "8 W per core" in meter.source
 
 
+def test_where_a_gpu_trains_unseen_there_is_no_energy_and_it_is_said_why(tmp_path, monkeypatch):
+    zone(tmp_path, "intel-rapl:0", 1)
+    monkeypatch.setattr(energy.Nvml, "found", lambda: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert meters(8.0, tmp_path) == []
+    with measuring([]) as spent:
+        pass
+    settings = RunSettings.parse(RUN, "")
+    said = spent().of_run(settings, registry.task(settings.task), {})
+    assert list(said) == ["why"] and "nvidia-ml-py is missing" in said["why"]
+
+
+def test_trainings_at_once_that_took_no_time_share_alike():
+    assert [one.joules for one in Spent(6.0, ("a meter",)).shares([0.0, 0.0, 0.0])] == [2.0, 2.0, 2.0]
+
+
 def test_without_counters_the_estimate_follows_cpu_time(tmp_path, monkeypatch):
     (meter,) = meters(5.0, tmp_path / "none")
     now = iter([10.0, 14.0])

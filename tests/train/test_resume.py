@@ -10,10 +10,14 @@ import torch
 
 from deltatune.core.errors import DataError, DeltatuneError
 from deltatune.store import atomic, state
+from deltatune.train.energy import Spent
 from deltatune.train.loop import Stopped, train
 from train.toy import job, lines, weights
 
 SETTINGS = {"num_train_epochs": 3, "eval_steps": 4, "gradient_accumulation_steps": 2, "lr_scheduler_type": "cosine"}
+
+MEASURED = {"peak_memory_bytes": 0, "spent": Spent(0.0, ())}
+"""What is of a process, not of a training."""
 
 
 def interrupted(work, step, number=signal.SIGINT):
@@ -39,8 +43,8 @@ def test_straight_equals_interrupted_and_resumed(tmp_path, stop):
     torch.manual_seed(99)
     again = job(tmp_path / "resumed", **SETTINGS)
     resumed = train(again, resume=True)
-    expected = replace(done, seconds=0, peak_memory_bytes=0, resumed_at=stop)
-    assert replace(resumed, seconds=0, peak_memory_bytes=0) == expected
+    assert resumed.spent.sources == done.spent.sources and resumed.spent.joules > 0
+    assert replace(resumed, **MEASURED, seconds=0) == replace(done, **MEASURED, seconds=0, resumed_at=stop)
     assert lines(tmp_path / "resumed") == lines(tmp_path / "straight")
     for name, tensor in weights(straight.handle).items():
         assert torch.equal(tensor, weights(again.handle)[name]), name
@@ -89,7 +93,7 @@ def test_a_finished_training_resumes_to_its_end(tmp_path):
     done = train(first)
     again = job(tmp_path, **SETTINGS)
     resumed = train(again, resume=True)
-    assert replace(resumed, peak_memory_bytes=0) == replace(done, peak_memory_bytes=0, resumed_at=done.steps)
+    assert replace(resumed, **MEASURED) == replace(done, **MEASURED, resumed_at=done.steps)
     for name, tensor in weights(first.handle).items():
         assert torch.equal(tensor, weights(again.handle)[name]), name
 

@@ -9,7 +9,7 @@ import typer
 
 from deltatune.cli import show
 from deltatune.cli.train import going_on, overrides
-from deltatune.core.amounts import size
+from deltatune.core.amounts import joules, size
 from deltatune.core.errors import SettingsError
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -67,6 +67,8 @@ def seconds(text: str) -> float:
 
 
 def _report(folder: Path, results: dict[str, Any]) -> None:
+    from deltatune.report.comparison import energy_sources
+
     tested = {name: one for name, one in results["methods"].items() if "mean" in one}
     order = sorted(tested, key=lambda name: tested[name]["mean"], reverse=not results["lower_is_better"])
     marked = [order.index(results["chosen"])] if results["chosen"] else []
@@ -75,8 +77,10 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
     columns = ("", f"test {results['metric']}", "95 % interval", "difference", "p (corrected)")
     show.table(f"{results['task']} with {results['base_model']}", columns, quality, right=(1, 3, 4), marked=marked)
     costs = [_costs(name, tested[name]) for name in order]
-    names = ("", "rate", "seeds", "trained", "adapter", "memory", "training", "forgets")
-    show.table("what they cost", names, costs, right=tuple(range(1, 8)), marked=marked)
+    names = ("", "rate", "seeds", "trained", "adapter", "memory", "training", "energy", "forgets")
+    show.table("what they cost", names, costs, right=tuple(range(1, 9)), marked=marked)
+    if sources := energy_sources(tested):
+        typer.echo(f"energy: {'; '.join(sources)}")
     for name, one in results["methods"].items():
         if one["refused"]:
             typer.echo(f"refused: {name}: {one['refused']}", err=True)
@@ -100,5 +104,6 @@ def _costs(name: str, one: dict[str, Any]) -> tuple[str, ...]:
     return (
         *(name, f"{one['learning_rate']:.3g}", str(len(one["seeds"])), f"{one['trainable_parameters']:,}"),
         *(size(one["adapter_bytes"]), size(one["peak_memory_bytes"]), f"{one['train_seconds']:.0f} s"),
+        "-" if one["joules"] is None else joules(one["joules"]),
         "-" if one["forgetting"] is None else f"{one['forgetting']:.3f}",
     )

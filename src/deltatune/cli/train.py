@@ -110,7 +110,9 @@ def _forecast(results: dict[str, Any], name: str, shown: Callable[[float], str])
 
 def _energy(results: dict[str, Any]) -> list[tuple[str, str]]:
     """Joules with their source."""
-    energy = results.get("energy")
+    energy = results.get("energy") or {}
+    if "why" in energy:
+        return [("energy", energy["why"])]
     return [("energy", f"{energy['joules']:,.0f} J ({energy['source']})")] if energy else []
 
 

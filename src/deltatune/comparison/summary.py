@@ -91,9 +91,23 @@ def _method(study: Study, contender: Contender, runs: list[Run]) -> dict[str, An
             "train_seconds": statistics.median(one["train"]["seconds"] for one in results),
             "answering_seconds_per_row": min(seconds),
             "forgetting": _forgetting(results),
+            **_energy(results),
             "language": _language(results),
         }
     return found
+
+
+def _energy(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Joules of a training, median over the seeds, and what counted them; None where nothing did.
+
+    A run that was resumed knows only what came after.
+    """
+    told = [one.get("energy", {}) for one in results if not one["train"]["resumed_at"]]
+    known = [energy for energy in told if "joules" in energy]
+    if not known:
+        return {"joules": None, "energy_source": None}
+    sources = dict.fromkeys(energy["source"] for energy in known)
+    return {"joules": statistics.median(energy["joules"] for energy in known), "energy_source": "; ".join(sources)}
 
 
 def _forgetting(results: list[dict[str, Any]]) -> float | None:

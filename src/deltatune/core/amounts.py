@@ -44,6 +44,19 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
+def joules(amount: float) -> str:
+    """Energy for people.
+
+    >>> joules(41.26), joules(7200), joules(1.234e6)
+    ('41.3 J', '7.2 kJ', '1.2 MJ')
+    """
+    for unit in ("J", "kJ", "MJ"):
+        if amount < 1000 or unit == "MJ":
+            return f"{amount:.1f} {unit}"
+        amount /= 1000
+    raise AssertionError
+
+
 def figure(value: float) -> str:
     """A measured number: four places where it is small, four digits where it is large.
 

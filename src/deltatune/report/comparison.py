@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from deltatune.core.amounts import count, duration, figure, size
+from deltatune.core.amounts import count, duration, figure, joules, size
 from deltatune.report.forest import Line, forest_of
 from deltatune.report.plots import INK, MUTED, drawn, missing
 from deltatune.report.tables import Listing
@@ -20,6 +20,7 @@ COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "peak_memory_bytes": ("peak memory", size),
     "train_seconds": ("training time", duration),
     "answering_seconds_per_row": ("time per answer", duration),
+    "joules": ("energy", joules),
     "forgetting": ("forgetting (1 - agreement with the base)", "{:.3f}".format),
 }
 """What quality is weighed against -> in words, and how it is written."""
@@ -42,6 +43,7 @@ def comparison_page(results: Mapping[str, Any]) -> str:
         forest=_forest(results, ranked),
         without_plots=missing(),
         table=_table(results, ranked),
+        energy_sources=energy_sources(tested),
         differences=_differences(results),
         fronts=list(_fronts(results, tested)),
         rates=list(_rates(results)),
@@ -97,6 +99,12 @@ def _table(results: Mapping[str, Any], ranked: Sequence[str]) -> Listing:
     blank = ["-"] * (len(columns) - 2)
     lines += [[f"{name} (baseline)", figure(value), *blank] for name, value in results["baselines"].items()]
     return Listing("Methods by their mean on the test rows", columns, lines)
+
+
+def energy_sources(tested: Mapping[str, Any]) -> list[str]:
+    """What counted the energy of these methods."""
+    found = dict.fromkeys(own.get("energy_source") for own in tested.values())
+    return [source for source in found if source is not None]
 
 
 def _differences(results: Mapping[str, Any]) -> Listing | None:

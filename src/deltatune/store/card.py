@@ -46,8 +46,7 @@ def _facts(file: AdapterFile) -> list[str]:
     found = [f"- Task: {file.facts['task']['type']}"] if "task" in file.facts else []
     for split, metrics in file.facts.get("results", {}).items():
         found += [f"- {split} {name}: {value:.4f}" for name, value in metrics.items() if isinstance(value, float)]
-    if "energy" in file.facts:
-        energy = file.facts["energy"]
+    if "joules" in (energy := file.facts.get("energy", {})):
         co2 = f", {energy['kg_co2']} kg CO2 by the factor that was given" if "kg_co2" in energy else ""
         found.append(f"- Energy of the training: {energy['joules']:,.0f} J ({energy['source']}){co2}")
     return found

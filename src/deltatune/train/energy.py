@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from deltatune.core.config import RunSettings
 from deltatune.core.task import Task
 
 POWERCAP = Path("/sys/class/powercap")
 JOULES_PER_KWH = 3.6e6
+NO_COUNTER = "the GPU's energy is not counted: no counter, or nvidia-ml-py is missing (pip install 'deltatune[energy]')"
 
 
 class Meter(Protocol):
@@ -103,8 +106,14 @@ class Estimate:
 
 
 def meters(watts_per_core: float, folder: Path = POWERCAP) -> list[Meter]:
-    """What this machine has: the GPUs' meter, and the processor's or its estimate."""
-    return [*filter(None, [Nvml.found()]), Rapl.found(folder) or Estimate(watts_per_core)]
+    """What this machine has: the GPUs' meter, and the processor's or its estimate.
+
+    None at all where a GPU trains that has no meter: the processor's share alone would pass for the whole.
+    """
+    cards = Nvml.found()
+    if cards is None and torch.cuda.is_available():
+        return []
+    return [*filter(None, [cards]), Rapl.found(folder) or Estimate(watts_per_core)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +122,26 @@ class Spent:
 
     joules: float
     sources: tuple[str, ...]
+    """None where nothing could count."""
+
+    def shares(self, seconds: Sequence[float]) -> list["Spent"]:
+        """What each of several trainings spent that took so long at once; equal parts when none took any time.
+
+        >>> [one.joules for one in Spent(120.0, ("a meter",)).shares([1.0, 3.0])]
+        [30.0, 90.0]
+        """
+        whole = sum(seconds)
+        parts = [own / whole if whole else 1 / len(seconds) for own in seconds]
+        return [Spent(self.joules * part, self.sources) for part in parts]
 
     def of_run(self, settings: RunSettings, task: Task, results: Mapping[str, Any]) -> dict[str, Any]:
         """The same from what a run reports; examples are those that its steps have shown.
 
-        Of a resumed run it is what came after: its examples are counted from there, its points have no price.
+        Of a resumed run it is what came after: its examples are counted from there, its points have no price. Where
+        nothing could count it says why.
         """
+        if not self.sources:
+            return {"why": NO_COUNTER}
         training, metric, train = settings.training, task.metric, results["train"]
         gained = results["test"][metric] - results["baseline"].get(metric, math.nan)
         if metric in task.lower_is_better:

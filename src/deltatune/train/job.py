@@ -8,6 +8,7 @@ from deltatune.core.config import TrainingSettings
 from deltatune.core.task import Example, Task
 from deltatune.engine.attach import Handle
 from deltatune.store.run import RunFolder
+from deltatune.train.energy import Spent
 from deltatune.train.teacher import Teacher
 
 
@@ -57,5 +58,7 @@ class Trained:
     """Peak rate that was used."""
     resumed_at: int
     """The step that a resumed run went on from, 0 for one that was not resumed."""
+    spent: Spent
+    """Energy of the steps and the evaluations between, since it was resumed."""
     together: int = 1
-    """Trainings that shared their passes; `seconds` is a share of theirs."""
+    """Trainings that shared their passes; `seconds` and `spent` are shares of theirs."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from deltatune.core.config import TrainingSettings
 from deltatune.core.errors import DeltatuneError
 from deltatune.engine.attach import Handle
+from deltatune.train.energy import measuring, meters
 from deltatune.train.gradient import accumulate
 from deltatune.train.job import Job, Trained
 from deltatune.train.memory import forget_peak, keep_freed_memory
@@ -59,6 +60,7 @@ def train_together(jobs: Sequence[Job], *, resume: bool = False) -> list[Trained
     forget_peak()
     keep_freed_memory()
     with ExitStack() as stack:
+        spent = stack.enter_context(measuring(meters(lead.settings.watts_per_core)))
         for runner in runners:
             stack.enter_context(runner.records.locked())
         signals = stack.enter_context(Signals())
@@ -83,7 +85,8 @@ def train_together(jobs: Sequence[Job], *, resume: bool = False) -> list[Trained
                 for runner in kept:
                     runner.records.checkpoint(runner.training, tries=1)
                 raise Stopped(received, lead.folder.path)
-    return [runner.failure or runner.finish(len(jobs)) for runner in runners]
+    shares = spent().shares([runner.seconds for runner in runners])
+    return [runner.failure or runner.finish(len(jobs), own) for runner, own in zip(runners, shares, strict=True)]
 
 
 def check(job: Job, metrics: Mapping[str, Any]) -> None:

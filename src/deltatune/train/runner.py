@@ -14,6 +14,7 @@ from deltatune.data.batch import collate
 from deltatune.engine.conditions import told
 from deltatune.train.checkpoint import Training
 from deltatune.train.distill import Distillation
+from deltatune.train.energy import Spent
 from deltatune.train.gradient import clip, gradient_norm
 from deltatune.train.job import Job, Trained
 from deltatune.train.memory import peak_memory_bytes
@@ -41,14 +42,19 @@ class Runner:
         window, best = Window(accelerator.device), Best.of(settings, job.task)
         self.training = Training(handle, optimizer, schedule, rate, window, Position(), best, distillation=distillation)
         self.records = Records(job, plan, accelerator)
-        self.resumed_at = 0
+        self.resumed_at, self.seconds_before = 0, 0.0
         self.failure: DeltatuneError | None = None
         """Why it had to end: losses or gradients that are not finite again and again."""
 
     def resume(self) -> None:
         """Goes on from the newest checkpoint."""
         self.records.resume(self.training)
-        self.resumed_at = self.training.position.step
+        self.resumed_at, self.seconds_before = self.training.position.step, self.training.position.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time in its steps since it was resumed."""
+        return self.training.position.seconds - self.seconds_before
 
     @property
     def over(self) -> bool:
@@ -86,7 +92,7 @@ class Runner:
         if self._evaluates():
             self._evaluate(progress)
 
-    def finish(self, together: int) -> Trained:
+    def finish(self, together: int, spent: Spent) -> Trained:
         """Puts the best adapter back; what the training amounted to, which so many were at once."""
         training, position, best = self.training, self.training.position, self.training.best
         best.restore(self.job.handle)
@@ -100,6 +106,7 @@ class Runner:
             "no better metric for a while" if position.step < self.plan.total else "done",
             training.rate,
             self.resumed_at,
+            spent,
             together,
         )
 
