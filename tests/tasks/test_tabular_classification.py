@@ -13,9 +13,13 @@ from transformers import BertConfig, BertModel
 
 import deltatune
 from deltatune.core import label_scores, suspects
+from deltatune.core.config import DataSettings
 from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.features import ABSENT, SPECIAL, UNSEEN, Feature, Features, Reading, described
 from deltatune.core.registry import task
+from deltatune.data.check import records_of
+from deltatune.data.load import load, rows_of
+from deltatune.data.read import read
 from deltatune.engine.anatomy import Anatomy
 from deltatune.engine.meta import from_config
 from deltatune.models.feature_tokens import (
@@ -224,6 +228,19 @@ def test_rows_that_cannot_be_used_say_why():
     assert "a value is a list (column 'card')" in found.check({"features": {**full, "card": ["blue"]}})
     assert found.check({"features": dict.fromkeys(full, " NA ")}) == "every value is missing"
     assert "label is unknown" in found.check({"features": full, "label": "other"})
+
+
+@pytest.mark.parametrize(("label", "columns"), [("survived", {"label": "survived"}), ("target", {})])
+def test_a_column_that_is_called_like_a_label_is_none_where_the_label_is_missing(tmp_path, label, columns):
+    """The passenger's class, or a `y` beside the `target`: rows to predict come without the label only."""
+    lines = [f"{'abc'[i % 3]},{i % 7},{i % 2}" for i in range(40)]
+    (tmp_path / "train.csv").write_text("\n".join([f"class,y,{label}", *lines]) + "\n")
+    (tmp_path / "new.csv").write_text("class,y\nb,3\n")
+    fitted = load(DataSettings(train="train.csv", columns=columns), task("tabular-classification"), tmp_path).task
+    (place,) = rows_of(read("new.csv", tmp_path), fitted, columns, labelled=False)
+    assert place.row == {"features": {"class": "b", "y": "3"}}
+    (given,) = rows_of(records_of([{"class": "b", "y": 3}]), fitted, {}, labelled=False)
+    assert given.row == {"features": {"class": "b", "y": 3}}
 
 
 def test_the_positive_class_is_the_rarer_one_or_the_one_that_is_named():

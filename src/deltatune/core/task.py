@@ -136,6 +136,11 @@ class Task(Settings, ABC):
         """What the answers are called, once fitted; a prompt may start from their words."""
         return ()
 
+    @property
+    def rest_names(self) -> Collection[str]:
+        """Columns that are read under `rest`, once fitted: whatever they are called, no other word is theirs."""
+        return ()
+
     @abstractmethod
     def fit(self, rows: Sequence[Row]) -> "Task":
         """The task with everything that follows from the training rows filled in (label names, ranges)."""

@@ -1,6 +1,6 @@
 """Columns: which column of a file is which word of the task, or which columns: then the value is a mapping."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from deltatune.core.errors import DataError, did_you_mean
 from deltatune.core.task import Column, Task
@@ -11,11 +11,16 @@ Columns = Mapping[str, str | list[str]]
 
 
 def match(
-    table: Table, wanted: Mapping[str, Column], given: Columns, unlabelled: str | None = None
+    table: Table,
+    wanted: Mapping[str, Column],
+    given: Columns,
+    unlabelled: str | None = None,
+    apart: Collection[str] = (),
 ) -> dict[str, str | list[str]]:
     """Task's word -> column name; raises `DataError` with the line of settings that would help.
 
-    `unlabelled` is the word that may be missing where rows are to be predicted.
+    `unlabelled` is the word that may be missing where rows are to be predicted, `apart` are columns that no word finds
+    by its names.
     """
     found: dict[str, str | list[str]] = {}
     for word, columns in given.items():
@@ -28,7 +33,7 @@ def match(
             raise DataError(
                 f"{table.file} has no column {absent!r} (data.columns.{word})", hint=did_you_mean(absent, table.columns)
             )
-    by_lower = {name.lower(): name for name in reversed(table.columns)}
+    by_lower = {name.lower(): name for name in reversed(table.columns) if name not in apart}
     for word, known_as in wanted.items():
         if word in found:
             continue

@@ -133,7 +133,7 @@ def _checked(source: str, data: DataSettings, task: Task, folder: Path) -> Check
 def _columns(
     table: Table, task: Task, given: Columns, task_column: str | None, labelled: bool = True
 ) -> dict[str, str | list[str]]:
-    found = match(table, task.columns, given, None if labelled else task.label)
+    found = match(table, task.columns, given, None if labelled else task.label, task.rest_names)
     if task_column is None:
         return found
     return found | column_of(table, task_column, TASK, "data.task_column", "names the task of each row")

@@ -82,6 +82,11 @@ class TabularClassification(Classification):
         """AUC for two classes."""
         return "auc" if self.problem == "single" and len(self.labels or ()) == 2 else super().metric
 
+    @property
+    def rest_names(self) -> Collection[str]:
+        """The columns as the training rows have them: one called `class` is not the label where that is missing."""
+        return [feature.name for feature in self.features or ()]
+
     # -- rows
 
     def check_input(self, row: Row) -> str | None:
