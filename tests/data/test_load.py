@@ -179,6 +179,21 @@ def test_numbers_are_stratified_by_deciles():
     assert all(sum(low <= v < low + 10 for v in part) == 2 for low in range(0, 100, 10))
 
 
+def test_numbers_of_a_csv_file_are_numbers():
+    values = [f"{i}.25" for i in range(100)]
+    parts = [split(range(100), values, [0.2], seed)[1] for seed in (0, 1)]
+    assert parts[0] != parts[1]
+    assert all(sum(low <= v < low + 10 for v in part) == 2 for low in range(0, 100, 10) for part in parts)
+
+
+@pytest.mark.parametrize("label", [str, lambda i: [f"a{i}", f"b{i}"], lambda i: {"a": 1, f"b{i}": 0}])
+def test_labels_of_one_row_each_are_drawn_by_the_seed(label):
+    labels = [label(i) for i in range(100)]
+    parts = [split(range(100), labels, [0.1, 0.1], seed) for seed in (0, 1)]
+    assert [len(part) for part in parts[0]] == [80, 10, 10]
+    assert parts[0][1] != parts[1][1] and parts[0][2] != parts[1][2]
+
+
 def test_a_sample_of_everything_is_everything():
     assert sample([1, 2, 3], 9, seed=0) == [1, 2, 3]
 

@@ -1,10 +1,12 @@
 """Split: training, validation and test rows from one file, stratified and the same for the same seed."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+
+from deltatune.core.labels import number, problem_of
 
 T = TypeVar("T")
 
@@ -12,7 +14,7 @@ T = TypeVar("T")
 def split(items: Sequence[T], strata: Sequence[Any], shares: Sequence[float], seed: int) -> list[list[T]]:
     """Items in `len(shares) + 1` parts: what is left, then one part per share; every part in the original order.
 
-    Each stratum is divided by the same shares; numbers are first binned into deciles.
+    Each stratum is divided by the same shares; numbers are first binned into deciles, what occurs once is one stratum.
 
     >>> rest, part = split(list("abcdefghij"), [0, 1] * 5, [0.2], seed=0)
     >>> len(rest), len(part)
@@ -46,12 +48,23 @@ def sample(items: Sequence[T], size: int, seed: int) -> list[T]:
 
 
 def _binned(strata: Sequence[Any]) -> list[Hashable]:
-    """Labels as they are or as tuples, many different numbers as deciles."""
-    if strata and all(isinstance(s, float) for s in strata) and len(set(strata)) > 10:
-        edges = np.quantile(np.array(strata, dtype=float), np.linspace(0.1, 0.9, 9))
-        bins: list[Hashable] = np.searchsorted(edges, np.array(strata, dtype=float)).tolist()
+    """Many different numbers as deciles, else labels as they are or as tuples: those of a single row all as None.
+
+    Of a stratum of one row the seed could draw nothing.
+    """
+    if strata and _are_measured(strata) and len(set(strata)) > 10:
+        numbers = np.array([number(stratum) for stratum in strata], dtype=float)
+        edges = np.quantile(numbers, np.linspace(0.1, 0.9, 9))
+        bins: list[Hashable] = np.searchsorted(edges, numbers).tolist()
         return bins
-    return [_hashable(stratum) for stratum in strata]
+    found = [_hashable(stratum) for stratum in strata]
+    counts = Counter(found)
+    return [stratum if counts[stratum] > 1 else None for stratum in found]
+
+
+def _are_measured(strata: Sequence[Any]) -> bool:
+    """Whether they are numbers and no classes; a CSV file has them as text."""
+    return all(isinstance(stratum, float) for stratum in strata) or problem_of(strata) == "regression"
 
 
 def _hashable(stratum: Any) -> Hashable:
