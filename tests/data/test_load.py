@@ -53,6 +53,9 @@ BAD = [
     ({"text": 5, "label": "good"}, "text is not text"),
     ({"label": "good"}, "text is missing"),
     ({"text": "no label"}, "label is missing"),
+    ({"text": "x", "label": " "}, "label is missing"),
+    ({"text": "x", "label": ["a", None]}, "label is a list with a name that is missing"),
+    ({"text": "x", "label": [""]}, "label is a list with a name that is missing"),
     ({"text": "sentence number 1", "label": "bad"}, "same input as line 2"),
     ({"text": " Sentence  NUMBER 1", "label": "good"}, "same input as line 2, with another label"),
     ({"text": "x", "label": [["a"]]}, "label is neither a name nor a list"),
@@ -154,6 +157,14 @@ def test_one_class_and_too_few_rows_are_errors(tmp_path):
 def test_a_column_of_free_text_is_no_label(tmp_path):
     with pytest.raises(DataError, match="different labels.*is it the right column"):
         loaded(tmp_path, [{"text": f"t {i}", "label": f"name {i}"} for i in range(60)])
+
+
+def test_many_rare_classes_are_learned_where_they_are_named():
+    """A few rows of each of many intents are no mistake, and the hint says what to write."""
+    names = [f"name {i}" for i in range(40)]
+    with pytest.raises(DataError, match="named in task.labels"):
+        TASK.fit(rows(60, labels=names))
+    assert task("text-classification", labels=names).fit(rows(60, labels=names)).label_names == tuple(names)
 
 
 def test_a_sample_is_seeded_and_keeps_the_order(tmp_path):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deltatune.core import label_loss, label_scores
 from deltatune.core.errors import DataError, SettingsError, did_you_mean
-from deltatune.core.labels import Problem, marks, mentioned, names, natural, number, problem_of, said
+from deltatune.core.labels import Problem, is_blank, marks, mentioned, names, natural, number, problem_of, said
 from deltatune.core.pretrained import named_classes
 from deltatune.core.task import Batch, Row, Task
 
@@ -77,7 +77,7 @@ class Classification(Task):
         return self.check_input(row) or (self._check_label(row["label"]) if "label" in row else None)
 
     def _check_label(self, value: Any) -> str | None:
-        if value is None or value == "":
+        if is_blank(value):
             return "label is missing"
         if isinstance(value, float) and not math.isfinite(value):
             return f"label is not a finite number ({value})"
@@ -85,6 +85,8 @@ class Classification(Task):
             return None if number(value) is not None else f"label is not a number ({value!r})"
         if isinstance(value, list) and any(isinstance(v, list | dict) for v in value):
             return f"label is neither a name nor a list of names ({type(value).__name__})"
+        if isinstance(value, list) and any(is_blank(v) or v != v for v in value):
+            return "label is a list with a name that is missing (a row of no label has an empty list)"
         if self.problem == "single" and isinstance(value, list | dict):
             return f"label is a {'list' if isinstance(value, list) else 'mapping'} where one class is expected"
         wrong = _wrong_marks(value) if isinstance(value, dict) else None
@@ -106,10 +108,12 @@ class Classification(Task):
             raise DataError(
                 f"only one class in the training rows ({', '.join(labels)})", hint="two are needed to learn"
             )
-        if len(labels) > MOST_CLASSES or (len(rows) > 20 and len(counts) > len(rows) / 2):
+        many = len(labels) > MOST_CLASSES or (len(rows) > 20 and len(counts) > len(rows) / 2)
+        if many and self.labels is None:
             raise DataError(
                 f"{len(counts)} different labels in {len(rows)} training rows, such as {labels[0]!r}",
-                hint="is it the right column (data.columns.label)? for numbers set task.problem: regression",
+                hint="is it the right column (data.columns.label)? for numbers set task.problem: regression; classes "
+                "so rare are named in task.labels",
             )
         weights = self._weights(problem, labels, values, counts)
         return self.model_copy(update={"problem": problem, "labels": labels, "class_weights": weights})

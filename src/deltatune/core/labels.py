@@ -18,6 +18,15 @@ MARKS = {
 """What stands under the name of a class, as text, and what it means."""
 
 
+def is_blank(value: Any) -> bool:
+    """Whether nothing stands there: no value, or a text of white space.
+
+    >>> is_blank(None), is_blank(" "), is_blank(0)
+    (True, True, False)
+    """
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def problem_of(values: Sequence[Any]) -> Problem:
     """Lists and mappings are several labels, fractions are numbers, everything else is a class.
 
