@@ -127,6 +127,13 @@ def test_shuffled_labels(tmp_path):
     found(run(texts(tmp_path, shuffled)), "signal", "no better than guessing", "shuffled")
 
 
+def test_few_groups_are_no_fault_of_the_labels(tmp_path):
+    rows = [{**row, "site": number % 6} for number, row in enumerate(reviews(400))]
+    place = texts(tmp_path, rows)
+    lines = run(place, data__group_column="site")
+    assert lines["signal"].status == "skip" and "groups" in lines["signal"].seen and wrong(lines) == []
+
+
 # -- what the model reads
 
 

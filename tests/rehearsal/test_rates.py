@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import deltatune
+from deltatune.rehearsal.labels_line import frequent
 from deltatune.rehearsal.rate_line import judged_rate
 from deltatune.rehearsal.rates import Sweep
-from deltatune.rehearsal.suspected import judged_by_others
+from deltatune.rehearsal.suspected import folds_of, judged_by_others
 from rehearsal.planted import texts
 
 RATES = np.geomspace(1e-5, 1e-1, 41).tolist()
@@ -79,7 +80,7 @@ def test_flipped_labels_are_found_and_no_others():
     wrong = np.arange(0, 600, 25)
     given = labels.copy()
     given[wrong] = (labels[wrong] + 1) % 3
-    judged = judged_by_others(features, given)
+    judged = judged_by_others(features, given, folds_of(given))
     found = judged.suspected()
     assert {row for row, _ in found} <= set(wrong.tolist()) and len(found) >= 0.9 * len(wrong)
     assert all(likely == labels[row] for row, likely in found) and judged.auc > 0.9 > judged.guessing
@@ -87,7 +88,8 @@ def test_flipped_labels_are_found_and_no_others():
 
 def test_labels_that_have_nothing_to_do_with_the_features_are_guessing():
     features, labels = blobs()
-    judged = judged_by_others(features, np.random.default_rng(1).permutation(labels))
+    labels = np.random.default_rng(1).permutation(labels)
+    judged = judged_by_others(features, labels, folds_of(labels))
     assert judged.auc <= judged.guessing and judged.guessing == pytest.approx(0.5, abs=0.08)
 
 
@@ -97,9 +99,22 @@ def test_rows_of_a_group_do_not_judge_each_other():
     groups = np.repeat(np.arange(30), 10)
     labels = generator.integers(0, 2, 30)[groups]
     features = np.eye(30)[groups] * 5 + generator.normal(size=(300, 30)) * 0.1
-    assert judged_by_others(features, labels).auc > 0.95
-    apart = judged_by_others(features, labels, groups.tolist())
+    assert judged_by_others(features, labels, folds_of(labels)).auc > 0.95
+    apart = judged_by_others(features, labels, folds_of(labels, groups.tolist()))
     assert apart.auc < 0.7
+
+
+@pytest.mark.parametrize("group_of", [lambda row, label: row % 3, lambda row, label: "one" if label else row % 6])
+def test_groups_that_cannot_judge_each_other_are_left_alone(group_of):
+    labels = np.arange(90) % 3
+    assert folds_of(labels, [group_of(row, label) for row, label in enumerate(labels)]) is None
+
+
+def test_few_rows_are_judged_without_the_classes_that_are_rare_among_them():
+    """Of 30 classes 60 rows have a few of each, and of some none at all."""
+    labels = [f"rare {n % 30}" if n % 3 else "abc"[n // 3 % 3] for n in range(600)]
+    pairs = frequent([({}, {}, label) for label in labels], 60)
+    assert len(pairs) == 60 and {label for _, _, label in pairs} == {"a", "b", "c"}
 
 
 def test_a_picture_that_cannot_be_made_is_said_and_stops_nothing(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from deltatune.rehearsal.clock import affordable
 from deltatune.rehearsal.features import features_of, has_features
 from deltatune.rehearsal.line import Line, failed, left_out, passed, warned
 from deltatune.rehearsal.stage import Stage
-from deltatune.rehearsal.suspected import FOLDS, Judged, judged_by_others
+from deltatune.rehearsal.suspected import FOLDS, Judged, folds_of, judged_by_others
 
 MOST, TRIED = 3_000, 32
 FEWEST = 60
@@ -24,6 +24,8 @@ MANY = 0.05
 """Share of suspected labels, from which on it is a warning."""
 LISTED = 50
 SHOWN_CHARACTERS = 80
+Pair = tuple[Row, Example, str]
+"""A row, how the model reads it, and its class."""
 
 
 def labels_lines(stage: Stage) -> Iterator[Line]:
@@ -35,17 +37,18 @@ def labels_lines(stage: Stage) -> Iterator[Line]:
     if not has_features(stage):
         yield left_out("signal", "the model has no blocks whose output could be read")
         return
-    counts = Counter(label for _, _, label in pairs)
-    pairs = [pair for pair in pairs if counts[pair[2]] >= FOLDS]
+    pairs = frequent(pairs, _affordable(stage, [example for _, example, _ in pairs]))
     names = sorted({label for _, _, label in pairs})
     if len(pairs) < FEWEST or len(names) < 2:
         yield left_out("signal", f"{len(pairs)} rows are too few to judge labels by each other")
         return
-    pairs = pairs[: _affordable(stage, [example for _, example, _ in pairs])]
     rows = [row for row, _, _ in pairs]
     labels = np.array([names.index(label) for _, _, label in pairs])
-    groups = [row[GROUP] for row in rows] if all(GROUP in row for row in rows) else None
-    judged = judged_by_others(features_of(stage, [example for _, example, _ in pairs]), labels, groups)
+    folds = folds_of(labels, [row[GROUP] for row in rows] if all(GROUP in row for row in rows) else None)
+    if folds is None:
+        yield left_out("signal", "the groups (data.group_column) are too few, or too much alike, to judge each other")
+        return
+    judged = judged_by_others(features_of(stage, [example for _, example, _ in pairs]), labels, folds)
     signal = signal_line(judged)
     yield signal
     if signal.status == "pass":
@@ -95,11 +98,17 @@ def _suspects_line(stage: Stage, judged: Judged, rows: Sequence[Row], names: Seq
     )
 
 
-def _pairs(stage: Stage) -> list[tuple[Row, Example, str]]:
+def _pairs(stage: Stage) -> list[Pair]:
     """Training rows with their examples and classes."""
     rows, examples = stage.ground.splits.train, stage.ground.examples["train"]
     found = [(row, example, stage.task.class_of(row)) for row, example in zip(rows, examples, strict=True)]
     return [(row, example, label) for row, example, label in found if label is not None]
+
+
+def frequent(pairs: Sequence[Pair], most: int) -> list[Pair]:
+    """The first so many pairs, of the classes that have a row for every fold among them."""
+    counts = Counter(label for _, _, label in pairs[:most])
+    return [pair for pair in pairs if counts[pair[2]] >= FOLDS][:most]
 
 
 def _affordable(stage: Stage, examples: Sequence[Example]) -> int:

@@ -30,6 +30,8 @@ STRENGTHS = (1e-3, 1e-2, 1e-1)
 """Inverse weights of the penalty, of which the one with the best held-out chances counts."""
 PERMUTATIONS = 200
 """Of the labels, to see what guessing reaches."""
+Folds = list[tuple[np.ndarray, np.ndarray]]
+"""Numbers of the rows to learn from, and of those to judge."""
 
 
 @dataclass(frozen=True)
@@ -94,20 +96,31 @@ class Judged:
         return np.asarray(np.rint(counts_CC * scale_C1), dtype=int)
 
 
-def judged_by_others(features_NF: np.ndarray, labels: np.ndarray, groups: Sequence[object] | None = None) -> Judged:
-    """Chances of every row by the rows of the other folds; rows of a group are in one fold.
+def folds_of(labels: np.ndarray, groups: Sequence[object] | None = None) -> Folds | None:
+    """Rows to learn from and rows to judge, fold by fold; rows of a group are in one fold.
 
-    Every class must have at least `FOLDS` rows.
+    None where there are fewer groups than folds, or where all but one class hang on the groups of one fold.
+
+    >>> folds_of(np.array([0, 1] * 10), ["a", "b"] * 10) is None
+    True
     """
+    if groups is not None and len(set(groups)) < FOLDS:
+        return None
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     if groups is not None:
         folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    found = [(others, held) for others, held in folds.split(labels, labels, groups) if len(held)]
+    return found if all(len(set(labels[others])) > 1 for others, _ in found) else None
+
+
+def judged_by_others(features_NF: np.ndarray, labels: np.ndarray, folds: Folds) -> Judged:
+    """Chances of every row by the rows of the other folds; every class must have at least `FOLDS` rows."""
     found = []
     for strength in STRENGTHS:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=STEPS))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            found.append(cross_val_predict(model, features_NF, labels, groups=groups, cv=folds, method="predict_proba"))
+            found.append(cross_val_predict(model, features_NF, labels, cv=folds, method="predict_proba"))
     return Judged(labels, max(found, key=lambda chances_NC: _likelihood(chances_NC, labels)))
 
 
