@@ -129,6 +129,8 @@ ERRORS = [
     (["train", "run.yaml", "--training.metric_for_best_model", "acuracy"], ["'acuracy' is not measured", "accuracy"]),
     (["predict", "nowhere", "--text", "x"], ["nowhere: no such adapter folder"]),
     (["predict", "model"], ["give either --text or --input"]),
+    (["predict", "model", "--text", "x", "--output", "no/a.jsonl"], ["folder no does not exist", "make it first"]),
+    (["predict", "model", "--text", "x", "--output", "model"], ["model is a folder", "model/answers.jsonl"]),
     (["evaluate", "model", "--data", "reviews.csv"], ["model is not an adapter folder"]),
     (["inspect", "./nothing"], ["./nothing"]),
 ]

@@ -45,6 +45,12 @@ def test_empty_rows(tmp_path):
     found(run(texts(tmp_path, rows + empty)), "rows", "text is empty", "mend the file")
 
 
+def test_rows_are_counted_as_they_were_read(tmp_path):
+    """Not as they are left by max_rows."""
+    rows = [*reviews(400), {"text": "", "label": "good"}]
+    assert "; 1 of 401 rows rejected" in run(texts(tmp_path, rows), data__max_rows=100)["rows"].seen
+
+
 def test_one_class(tmp_path):
     rows = [row for row in reviews(300) if row["label"] == "good"]
     found(run(texts(tmp_path, rows)), "rows", "only one class", "two are needed")

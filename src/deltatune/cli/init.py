@@ -67,7 +67,7 @@ def _chosen(found: list[Any], task: str | None) -> Any:
         for number, proposal in enumerate(found, 1):
             typer.echo(f"  {number}  {proposal.shown}")
         task = _ask("2. What is to be learned: a number, or a task?", "1")
-    if task.isdigit() and 1 <= int(task) <= len(found):
+    if task.isdecimal() and 1 <= int(task) <= len(found):
         return found[int(task) - 1]
     named = [proposal for proposal in found if proposal.task == task]
     if not named:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from deltatune.cli import show
-from deltatune.core.errors import SettingsError
+from deltatune.core.errors import SettingsError, StorageError
 
 
 def run(
@@ -29,17 +29,30 @@ def run(
     """Predict with a trained adapter, with probabilities."""
     if bool(text) == bool(input):
         raise SettingsError("give either --text or --input")
+    if output is not None:
+        _check(output)
     from deltatune import api
 
     answers = api.predict(source, texts=text or None, file=input, model=model, draw=draw)
     lines = "".join(jsonlib.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
     if output is not None:
-        output.write_text(lines, encoding="utf-8")
+        try:
+            output.write_text(lines, encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"{output} cannot be written: {error.strerror}") from None
         typer.echo(f"{len(answers)} answers in {output}", err=True)
     elif json or not text:
         typer.echo(lines, nl=False)
     else:
         _table(text, answers)
+
+
+def _check(output: Path) -> None:
+    """Raises `SettingsError` for a place that no file can be written to, before all answers have been waited for."""
+    if output.is_dir():
+        raise SettingsError(f"--output {output} is a folder", hint=f"name a file in it: {output / 'answers.jsonl'}")
+    if not output.parent.is_dir():
+        raise SettingsError(f"--output: folder {output.parent} does not exist", hint="make it first")
 
 
 def _table(texts: list[str], answers: list[dict[str, Any]]) -> None:

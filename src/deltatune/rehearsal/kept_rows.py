@@ -29,7 +29,7 @@ def rows_line(splits: Splits) -> Line:
     seen = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     rejected = splits.rejected
     if rejected:
-        seen += f"; {summary(rejected, sum(counts.values()) + len(rejected))}"
+        seen += f"; {summary(rejected, sum(file.read for file in splits.accounts.files.values()))}"
     listed = [row.as_json() for row in rejected[:LISTED]]
     return passed("rows", seen, rows=counts, rejected=len(rejected), first_rejected=listed)
 
