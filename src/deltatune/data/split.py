@@ -29,11 +29,11 @@ def split(items: Sequence[T], strata: Sequence[Any], shares: Sequence[float], se
     for stratum in sorted(groups, key=repr):
         indices = generator.permutation(groups[stratum])
         start = 0
-        for number, share in enumerate(shares):
-            exact = share * len(indices) + owed[number]
+        for part, share in enumerate(shares):
+            exact = share * len(indices) + owed[part]
             size = min(round(exact), len(indices) - start)
-            owed[number] = exact - size
-            parts[number + 1] += indices[start : start + size].tolist()
+            owed[part] = exact - size
+            parts[part + 1] += indices[start : start + size].tolist()
             start += size
         parts[0] += indices[start:].tolist()
     return [[items[index] for index in sorted(part)] for part in parts]
