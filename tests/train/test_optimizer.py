@@ -118,7 +118,7 @@ def test_the_schedule_moves_every_group_by_its_own_peak():
     assert schedule.get_last_lr() == pytest.approx([0.5e-3, 8e-3])
 
 
-@pytest.mark.parametrize("method, share", [("lora", 1.0), ("ia3", 0.3), ("prompt", 0.1)])
+@pytest.mark.parametrize("method, share", [("lora", 1.0), ("ia3", 0.3), ("prefix", 0.1), ("prompt", 0.666667)])
 def test_a_head_learns_at_no_more_than_suits_a_head(method, share):
     adapter = attach(model_of("bert"), registry.method(method, modules_to_save=("classifier",)), name="default")
     rates = {name: pace.rate for name, pace in adapter.paces().items()}

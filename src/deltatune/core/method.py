@@ -82,7 +82,7 @@ class Placed:
 
 
 HEAD_RATE = 3e-3
-"""Most that a head learns at beside an adapter: rates that suit prompts and scales (1e-2 and more) throw it about."""
+"""Most that a head learns at beside an adapter: rates that suit prefixes and scales (1e-2 and more) throw it about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +123,8 @@ class Method(Settings, ABC):
     can: ClassVar[Can]
     learning_rate: ClassVar[float]
     """Peak AdamW rate that works without tuning; about ten times that of full fine-tuning for most methods."""
+    head_rate: ClassVar[float] = HEAD_RATE
+    """Most that a head learns at beside the adapter, when that learns at the method's own rate."""
     peft_type: ClassVar[str | None] = None
     """Name of the format in peft, when it has one."""
     peft_root: ClassVar[str] = "base_model.model."

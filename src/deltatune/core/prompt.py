@@ -22,6 +22,8 @@ class PromptMethod(Method, ABC):
 
     aliases: ClassVar[Mapping[str, str]] = {**Method.aliases, "prompt_length": "num_virtual_tokens"}
     can: ClassVar[Can] = Can(rows=False, identity=None)
+    head_rate: ClassVar[float] = 2e-2
+    """That of a linear probe: the features a head reads hardly move."""
     peft_root: ClassVar[str] = "base_model."
 
     num_virtual_tokens: Annotated[int, Field(ge=1, le=100_000)] = 20

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deltatune.core.errors import AdapterError
-from deltatune.core.method import HEAD_RATE, AdapterFile, Method, Pace, Placed, Progress
+from deltatune.core.method import AdapterFile, Method, Pace, Placed, Progress
 from deltatune.core.pace import parameter_groups
 from deltatune.core.site import SiteAdapter
 from deltatune.engine import merge as merging
@@ -107,11 +107,14 @@ class Handle:
         return found
 
     def paces(self) -> dict[str, Pace]:
-        """How each tensor of `named_parameters` is trained; what is trained whole beside the adapter, at `HEAD_RATE` at
-        most when the adapter learns at its method's own rate. Trained alone (a linear probe's head), at that rate.
+        """How each tensor of `named_parameters` is trained.
+
+        What is trained whole beside the adapter: at the method's `head_rate` at most when the adapter learns at its own
+        rate; what is trained alone (a linear probe's head), at that rate.
         """
         found: dict[str, Pace] = {}
-        beside = min(1.0, HEAD_RATE / self.method.learning_rate) if self.attached.sites or self.members else 1.0
+        method = self.method
+        beside = min(1.0, method.head_rate / method.learning_rate) if self.attached.sites or self.members else 1.0
         trained = self.named_parameters()
         for prefix, module in self._named_modules():
             own = "shared." if prefix == "shared" else ""

@@ -43,7 +43,7 @@ class AdaLoRA(TargetedMethod):
     title: ClassVar[str] = "AdaLoRA"
     paper: ClassVar[str] = "Zhang et al. 2023, arXiv:2303.10512"
     can: ClassVar[Can] = Can(merge=True)
-    learning_rate: ClassVar[float] = 2e-3
+    learning_rate: ClassVar[float] = 5e-3
     peft_type: ClassVar[str | None] = "ADALORA"
     aliases: ClassVar[Mapping[str, str]] = {
         **TargetedMethod.aliases,
