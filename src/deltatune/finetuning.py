@@ -26,7 +26,7 @@ from deltatune.data.usable import usable
 from deltatune.engine.fingerprint import exact_hash
 from deltatune.engine.precision import base_dtype
 from deltatune.evaluate.answer import Answered, answers
-from deltatune.evaluate.forgetting import forgotten, general_texts
+from deltatune.evaluate.forgetting import Known, forgotten
 from deltatune.evaluate.score import measured
 from deltatune.ground import Ground, attached
 from deltatune.report import curves
@@ -113,7 +113,7 @@ def _run(settings: RunSettings, *, resume: bool, allowed: Collection[str], quiet
     set_seed(settings.training.seed)
     loaded = splits.task.load(settings.model, base_dtype(settings.training.bf16))
     splits, examples = usable(splits, loaded.processor, settings.data.max_rejected)
-    ground = Ground(splits, examples, loaded)
+    ground = Ground(splits, examples, loaded, Known.of(settings, splits, loaded.model))
     adapter = attached(ground, chosen, settings.training.seed)
     teacher = teacher_of(settings.training.distillation, splits.task, loaded, adapter, splits.train)
     running = Running(settings, resolved, ground, adapter, folder, quiet=quiet, teacher=teacher)
@@ -151,8 +151,6 @@ class Running:
         self.examples: Mapping[str, Sequence[Example]] = {}
         self.trunk: dict[str, Any] = {}
         self.before: dict[str, Any] = {}
-        self.texts: list[str] = []
-        """What the base's forgetting is measured on, where it is."""
         self.forecast: dict[str, Any] = {}
         self.latest: Answered | None = None
         self.best: Answered | None = None
@@ -184,8 +182,6 @@ class Running:
     def begin(self, *, resume: bool) -> None:
         """Scores the adapter as it starts, checks the settings by it, and makes the folder."""
         if not self.trial:
-            if (asked := self.settings.forgetting) is not None:
-                self.texts = general_texts(asked, self.ground.splits.validation[: asked.rows], self.task)
             self.before = self.measured("test", self.answers("test"))
             check(self.job, self.before)  # whatever is wrong with the settings shows before there is a folder
         self.folder.open(self.resolved, resume=resume)
@@ -252,12 +248,12 @@ class Running:
 
     def forgotten(self) -> dict[str, Any]:
         """What the base forgot, where that is asked for."""
-        asked = self.settings.forgetting
-        if asked is None:
+        known, size = self.ground.known, self.settings.training.per_device_eval_batch_size
+        if known is None:
             return {}
-        examples, processor = self.ground.examples["validation"][: asked.rows], self.ground.loaded.processor
-        size = self.settings.training.per_device_eval_batch_size
-        return {"forgetting": forgotten(self.adapter, self.task, processor, examples, self.texts, self.name, size)}
+        examples, processor = self.ground.examples["validation"][: known.rows], self.ground.loaded.processor
+        own = forgotten(self.adapter, self.task, processor, examples, known.texts, self.name, size, known.old)
+        return {"forgetting": own}
 
     def save(self) -> None:
         """Writes the adapter as it is."""

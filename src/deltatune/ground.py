@@ -14,6 +14,7 @@ from deltatune.core.task import Example, Loaded, Task
 from deltatune.data.load import Splits
 from deltatune.engine.attention_by_shape import choose_attention
 from deltatune.engine.roster import roster_of
+from deltatune.evaluate.forgetting import Known
 
 
 @dataclass(eq=False)
@@ -24,6 +25,8 @@ class Ground:
     examples: dict[str, list[Example]]
     """Rows of every part as the model reads them."""
     loaded: Loaded
+    known: Known | None = None
+    """What the base's forgetting is measured on, where it is."""
 
     @cached_property
     def baselines(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from deltatune.engine.blocks import under
 from deltatune.engine.precision import base_dtype
 from deltatune.engine.roster import roster_of
 from deltatune.engine.trunk import trunk_of
+from deltatune.evaluate.forgetting import Known
 from deltatune.finetuning import Run, Running, completed, resolve
 from deltatune.ground import Ground, attached
 from deltatune.store.run import RunFolder
@@ -181,7 +182,7 @@ class Base:
         set_seed(settings.training.seed)
         loaded = splits.task.load(settings.model, self.dtype)
         splits, examples = usable(splits, loaded.processor, settings.data.max_rejected)
-        self.ground = Ground(splits, examples, loaded)
+        self.ground = Ground(splits, examples, loaded, Known.of(settings, splits, loaded.model))
         self._note(settings.training.seed, loaded.model)
 
     def start(self, seed: int) -> None:

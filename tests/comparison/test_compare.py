@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -115,8 +116,11 @@ def test_what_a_training_spent_stands_beside_what_counted_it(plain):
 
 
 def test_without_a_training_whose_energy_is_known_there_is_no_front_of_it(place, plain, tmp_path):
-    """One seed's run was resumed, the other one comes from a version that did not count."""
+    """One run was resumed, the other one is of a version that did not count, nor write down what it measured."""
     shutil.copytree(plain.folder, tmp_path / "old")
+    asked = yaml.safe_load((plain.folder / "comparison.yaml").read_text())
+    assert asked.pop("forgetting")["rows"] == 256
+    (tmp_path / "old" / "comparison.yaml").write_text(yaml.safe_dump(asked))
     for seed, other in ((42, {"energy": {"why": "not counted"}}), (43, {})):
         path = tmp_path / "old" / "runs" / f"ia3-seed{seed}" / "results.json"
         results = json.loads(path.read_text())

@@ -84,6 +84,19 @@ def test_energy_that_nothing_counted_is_no_number(no_plots):
     assert "kJ" not in text and "Energy of one training" not in text
 
 
+def test_an_old_task_has_a_column_where_one_was_measured(no_plots):
+    given = copy.deepcopy(results())
+    assert "lost of the old task" not in comparison_page(given)
+    old = {"task": "token-classification", "metric": "micro_f1", "rows": 338, "rejected": 2, "before": 0.6281}
+    for lost, own in enumerate(given["methods"].values()):
+        own |= {"old_task": {**old, "after": 0.6281 - lost / 10}, "old_task_lost": lost / 10}
+    text = read(comparison_page(given)).text
+    assert "lost of the old task" in text and " +0.3000 " in text
+    assert (
+        "Old task: token classification, micro f1 0.6281 before, on 338 rows of its own (2 could not be used)" in text
+    )
+
+
 def test_names_and_reasons_are_text_whatever_they_hold():
     given = copy.deepcopy(results(left_out=[EVIL], verdict=EVIL, base_model=EVIL, baselines={EVIL: 0.1}))
     given["methods"][EVIL] = {**given["methods"]["ia3"]}

@@ -12,6 +12,7 @@ from deltatune.cli.train import going_on, overrides
 from deltatune.core.amounts import joules, size
 from deltatune.core.errors import SettingsError
 
+COSTS = ("", "rate", "seeds", "trained", "adapter", "memory", "training", "energy", "forgets")
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -67,7 +68,7 @@ def seconds(text: str) -> float:
 
 
 def _report(folder: Path, results: dict[str, Any]) -> None:
-    from deltatune.report.comparison import energy_sources
+    from deltatune.report.comparison import energy_sources, old_task
 
     tested = {name: one for name, one in results["methods"].items() if "mean" in one}
     order = sorted(tested, key=lambda name: tested[name]["mean"], reverse=not results["lower_is_better"])
@@ -76,9 +77,13 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
     quality += [(name, f"{value:.4f}", "", "", "") for name, value in results["baselines"].items()]
     columns = ("", f"test {results['metric']}", "95 % interval", "difference", "p (corrected)")
     show.table(f"{results['task']} with {results['base_model']}", columns, quality, right=(1, 3, 4), marked=marked)
-    costs = [_costs(name, tested[name]) for name in order]
-    names = ("", "rate", "seeds", "trained", "adapter", "memory", "training", "energy", "forgets")
-    show.table("what they cost", names, costs, right=tuple(range(1, 9)), marked=marked)
+    costs, names = [_costs(name, tested[name]) for name in order], list(COSTS)
+    if old := old_task(tested):
+        costs = [(*line, _after(tested[name])) for line, name in zip(costs, order, strict=True)]
+        names.append("old task")
+    show.table("what they cost", names, costs, right=tuple(range(1, len(names))), marked=marked)
+    if old:
+        typer.echo(f"old task: {old['task']}, {old['metric']} on {old['rows']:,} rows, {old['before']:.4f} before")
     if sources := energy_sources(tested):
         typer.echo(f"energy: {'; '.join(sources)}")
     for name, one in results["methods"].items():
@@ -107,3 +112,7 @@ def _costs(name: str, one: dict[str, Any]) -> tuple[str, ...]:
         "-" if one["joules"] is None else joules(one["joules"]),
         "-" if one["forgetting"] is None else f"{one['forgetting']:.3f}",
     )
+
+
+def _after(one: dict[str, Any]) -> str:
+    return f"{one['old_task']['after']:.4f}" if one["old_task"] else "-"

@@ -69,6 +69,8 @@ def going_on(arguments: Sequence[str]) -> str:
 
 
 def _report(folder: Path, results: dict[str, Any]) -> None:
+    from deltatune.report.forgetting import forgetting
+
     metric, train = results["metric"], results["train"]
     share = results["trainable_parameters"] / results["total_parameters"]
     baseline = results["baseline"]
@@ -89,6 +91,8 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
             ("base unchanged", "yes, hash equal before and after"),
         ],
     )
+    for sentence in forgetting(results):
+        typer.echo(sentence)
     if (page := folder / "report.html").is_file():
         typer.echo(f"report: {page}")
     typer.echo(

@@ -17,7 +17,7 @@ from deltatune.comparison.entry import Entry, entries
 from deltatune.comparison.study import TRUNK, Study, Watch
 from deltatune.comparison.summary import summary
 from deltatune.core import registry
-from deltatune.core.config import RunSettings, read_yaml
+from deltatune.core.config import ForgettingSettings, RunSettings, read_yaml
 from deltatune.core.errors import SettingsError
 from deltatune.finetuning import resolve
 from deltatune.report.comparison import comparison_page
@@ -60,6 +60,7 @@ def compare(
         raise SettingsError(
             "training.distillation: a teacher acts in the base that the runs share", hint="leave it out"
         )
+    settings = settings.model_copy(update={"forgetting": settings.forgetting or ForgettingSettings()})
     found = entries(settings, methods)
     folder = Path(output_dir or f"{settings.output_dir.rstrip('/')}-comparison")
     asked = _asked(settings, found, seeds=seeds, tune=tune)
@@ -79,7 +80,7 @@ def compare(
 def _asked(settings: RunSettings, found: Sequence[Entry], *, seeds: int, tune: bool) -> dict[str, Any]:
     """What defines a comparison; budget and seeds may grow when it goes on."""
     resolved = resolve(settings, registry.task(settings.task), registry.method(settings.method))
-    own = {key: resolved[key] for key in ("task", "model", "data", "training")}
+    own = {key: resolved[key] for key in ("task", "model", "data", "training", "forgetting")}
     methods = {entry.name: {**entry.settings, "learning_rate": entry.centre} for entry in found}
     return {**own, "methods": methods, "tune": tune}
 
@@ -94,7 +95,8 @@ def _open(folder: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
         raise SettingsError(f"nothing to resume in {folder}", hint="start without --resume")
     if path.is_file():
         before = read_yaml(path)
-        changed = sorted(key for key in asked if _plain(asked[key]) != _plain(before.get(key)))
+        known = set(before) & set(asked)  # an earlier version may have written fewer
+        changed = sorted(key for key in known if _plain(asked[key]) != _plain(before[key]))
         if changed:
             raise SettingsError(f"{changed[0]} changed since the comparison in {folder} began", hint="put it back")
         return

@@ -178,8 +178,7 @@ class Study:
         length = {"num_train_epochs": training["num_train_epochs"] * share}
         if training["max_steps"] is not None:
             length["max_steps"] = max(1, round(training["max_steps"] * share))
-        common = {key: given[key] for key in ("task", "model", "data")}
-        common["forgetting"] = given["forgetting"] or {}
+        common = {key: given[key] for key in ("task", "model", "data", "forgetting")}
         own = {
             "method": contender.entry.settings,
             "training": {

@@ -91,6 +91,7 @@ def _method(study: Study, contender: Contender, runs: list[Run]) -> dict[str, An
             "train_seconds": statistics.median(one["train"]["seconds"] for one in results),
             "answering_seconds_per_row": min(seconds),
             "forgetting": _forgetting(results),
+            **_old_task(results),
             **_energy(results),
             "language": _language(results),
         }
@@ -123,6 +124,17 @@ def _language(results: list[dict[str, Any]]) -> dict[str, float] | None:
     if any("why" in one for one in losses):
         return None
     return {"before": losses[0]["off"], "after": statistics.mean(one["on"] for one in losses)}
+
+
+def _old_task(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """An old task's metric before and after, mean over the seeds, and what was lost of it; None where none is known."""
+    found = [one["forgetting"].get("old", {}) for one in results]
+    if not all("on" in one for one in found):
+        return {"old_task": None, "old_task_lost": None}
+    first, after = found[0], statistics.mean(one["on"] for one in found)
+    lost = after - first["off"] if first["lower_is_better"] else first["off"] - after
+    about = {key: first[key] for key in ("task", "metric", "rows", "rejected")}
+    return {"old_task": {**about, "before": first["off"], "after": after}, "old_task_lost": lost}
 
 
 def _trial(study: Study, contender: Contender, rung: int, exponent: int) -> dict[str, Any]:

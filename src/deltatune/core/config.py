@@ -217,6 +217,21 @@ class TrainingSettings(Settings):
         return [name for name in [value] if name != "none"] if isinstance(value, str) else value
 
 
+class OldTaskSettings(Settings):
+    """What the base was trained for before: a head of its checkpoint, and rows of its own."""
+
+    task: str | dict[str, Any]
+    """Task type, or a mapping with `type` and its settings, such as `labels`: its outputs as the rows call them."""
+    data: str
+    """File of rows with answers, such as the old task's test rows."""
+    columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = {}
+    """Old task's word -> column of the file, where the names differ."""
+    model: str | None = None
+    """Checkpoint with the head, on the same backbone; none takes the run's model."""
+    rows: Annotated[int, Field(ge=1)] = 256
+    """Rows that are answered, drawn from the whole file by `data.split_seed`."""
+
+
 class ForgettingSettings(Settings):
     """Measuring what the base knew before and after."""
 
@@ -224,6 +239,8 @@ class ForgettingSettings(Settings):
     """File of general texts (a column `text`); none takes those of the validation rows, where they are texts."""
     rows: Annotated[int, Field(ge=4)] = 256
     """Validation rows and texts that are looked at."""
+    old: OldTaskSettings | None = None
+    """A task that the base has a trained head for: its metric before and after."""
 
 
 class RunSettings(Settings):

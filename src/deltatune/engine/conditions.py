@@ -21,7 +21,6 @@ def told(model: nn.Module, batch: Batch) -> Iterator[None]:
         if CONDITION in batch:
             for name in dict.fromkeys(names(roster_of(model).active)):
                 stack.enter_context(Handle(model, name).conditioned(batch[CONDITION]))
-        trunk = roster_of(model).trunk
-        if TRUNK in batch and trunk is not None:
+        if TRUNK in batch and (trunk := roster_of(model).trunk) is not None:
             stack.enter_context(trunk.replaying(batch))
         yield

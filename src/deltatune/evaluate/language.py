@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from deltatune.core import tokens
 from deltatune.core.errors import SettingsError
 from deltatune.core.pretrained import pretrained, processor_of
+from deltatune.evaluate.around import around, gathered
 
 MASKED = 0.15
 """Share of the tokens that are masked and predicted (Devlin et al. 2019)."""
@@ -26,7 +26,7 @@ class Language:
 
     kind: str
     """`causal` or `masked`."""
-    network: nn.Module
+    network: Any
     tokenizer: Any
 
     @classmethod
@@ -40,18 +40,17 @@ class Language:
         kind, loader = ("causal", AutoModelForCausalLM) if causal else ("masked", AutoModelForMaskedLM)
         dtype = next(network.parameters()).dtype
         whole, new = pretrained(loader, base, dtype, f"a {kind} language model")
-        prefix = whole.base_model_prefix
-        if new or prefix != network.base_model_prefix or whole.config.is_encoder_decoder:
-            raise SettingsError(f"{base} has no language-model head for the backbone of {type(network).__name__}")
-        setattr(whole, prefix, network.base_model)
-        return cls(kind, whole.eval(), tokens.tokenizer_of(base))
+        if new:
+            raise SettingsError(f"{base} has no language-model head: {', '.join(new[:3])} would start at random")
+        found = around(whole, network, base, "language-model head")
+        return cls(kind, found.eval(), tokens.tokenizer_of(base))
 
     def loss(self, texts: Sequence[str], batch_size: int = 16) -> float:
         """Mean loss per predicted token in nats; masks follow from a seed, so losses of two bases can be compared."""
         generator = torch.Generator().manual_seed(0)
         encoded = tokens.encode(self.tokenizer, texts, [None] * len(texts), LONGEST)
         total, units = 0.0, 0
-        device = next(self.network.parameters()).device
+        device = gathered(self.network)
         with torch.inference_mode():
             for begin in range(0, len(encoded), batch_size):
                 batch = tokens.padded(self.tokenizer, encoded[begin : begin + batch_size])

@@ -22,8 +22,11 @@ COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "answering_seconds_per_row": ("time per answer", duration),
     "joules": ("energy", joules),
     "forgetting": ("forgetting (1 - agreement with the base)", "{:.3f}".format),
+    "old_task_lost": ("lost of the old task", "{:+.4f}".format),
 }
 """What quality is weighed against -> in words, and how it is written."""
+ASKED = ("old_task_lost",)
+"""Costs that are only measured where somebody asks for them; the others have a column always."""
 SMALL = (2.9, 2.1)
 """Inches of a plot among many."""
 NAMED = 8
@@ -44,6 +47,7 @@ def comparison_page(results: Mapping[str, Any]) -> str:
         without_plots=missing(),
         table=_table(results, ranked),
         energy_sources=energy_sources(tested),
+        old_task=old_task(tested),
         differences=_differences(results),
         fronts=list(_fronts(results, tested)),
         rates=list(_rates(results)),
@@ -79,7 +83,8 @@ def _table(results: Mapping[str, Any], ranked: Sequence[str]) -> Listing:
     """The tested methods with what they reach and what they take."""
     metric = said(results["metric"])
     columns = ["method", f"test {metric}", "95 % interval", "validation", "seeds", "learning rate"]
-    columns += [words for words, _ in COSTS.values()]
+    costs = {cost: own for cost, own in COSTS.items() if cost not in ASKED or old_task(results["methods"])}
+    columns += [words for words, _ in costs.values()]
     lines = []
     for name in ranked:
         own = results["methods"][name]
@@ -93,12 +98,17 @@ def _table(results: Mapping[str, Any], ranked: Sequence[str]) -> Listing:
                 figure(validation),
                 str(len(own["test"])),
                 setting(own["learning_rate"]),
-                *(write(own[cost]) if own.get(cost) is not None else "-" for cost, (_, write) in COSTS.items()),
+                *(write(own[cost]) if own.get(cost) is not None else "-" for cost, (_, write) in costs.items()),
             ]
         )
     blank = ["-"] * (len(columns) - 2)
     lines += [[f"{name} (baseline)", figure(value), *blank] for name, value in results["baselines"].items()]
     return Listing("Methods by their mean on the test rows", columns, lines)
+
+
+def old_task(tested: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The old task whose metric was measured, where one was."""
+    return next((own["old_task"] for own in tested.values() if own.get("old_task")), None)
 
 
 def energy_sources(tested: Mapping[str, Any]) -> list[str]:

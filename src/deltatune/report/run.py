@@ -14,6 +14,7 @@ from deltatune.data.check import kind
 from deltatune.data.load import Splits
 from deltatune.report import calibration, costs, curves, judged, plots, tables
 from deltatune.report.forest import forest
+from deltatune.report.forgetting import forgetting
 from deltatune.report.record import RunRecord
 from deltatune.report.shown import shown
 from deltatune.report.template import page
@@ -61,6 +62,7 @@ def run_page(record: RunRecord) -> str:
         looked_at=len(rows),
         costs=costs.costs(results),
         energy=costs.energy(results),
+        forgotten=forgetting(results),
         changed=record.changed(),
         accounts=tables.accounts(results),
         reasons=_reasons(record.rejected),
