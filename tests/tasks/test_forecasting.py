@@ -119,6 +119,8 @@ def sampler(path, seed=0, **fields):
         ("20200102", None, (1577923200.0, "date")),
         ("2020-01-02T01:00:00+01:00", None, (1577923200.0, "datetime")),
         ("01/02/2020", "%m/%d/%Y", (1577923200.0, "date")),
+        ("2020-01-02 13", None, (1577970000.0, "datetime")),
+        ("01/02/2020 13h", "%m/%d/%Y %Hh", (1577970000.0, "datetime")),
         ("17", None, (17.0, "number")),
         (17.5, None, (17.5, "number")),
         (date(2020, 1, 2), None, (1577923200.0, "date")),
@@ -140,6 +142,11 @@ def test_series_are_put_in_order_and_what_is_odd_is_said():
     assert "series 'a': 1 rows are not in order of time, the first is that of 2020-01-06; they are sorted" in notes
     assert "1 gaps of more than five steps, the longest from 2020-01-09 to 2020-03-01" in " ".join(notes)
     assert "series 'a': 1 values are missing and are masked" in notes
+
+
+def test_series_are_called_by_their_numbers():
+    rows = [*table([1, 2], name=0), *table([3, 4], name=1.0), *table([5, 6], name=None)]
+    assert [own.name for own in series.gathered(rows, None)[0]] == ["0", "1", ""]
 
 
 def test_a_time_that_comes_twice_and_two_kinds_of_times_are_errors():
@@ -718,6 +725,7 @@ def test_histories_that_cannot_be_continued_say_so_beside_the_others(tmp_path):
     assert len(answer["forecast"]) == 4
     assert "series 'short': 2 values are known before the forecast; the model reads 16" in short["error"]
     assert "time is not a time ('soon'" in bad["error"]
+    assert deltatune.predict(run.folder, rows=rows[-1:]) == [bad | {"error": bad["error"].replace("rows:33", "rows:1")}]
     (ended,) = deltatune.predict(run.folder, rows=[*waves(30), *table([None], start=date(2020, 2, 5))])
     assert ended["times"][0] == answer["times"][0]  # a forecast begins behind the last value that is known
     (padded,) = deltatune.predict(run.folder, rows=waves(10))

@@ -95,6 +95,11 @@ def test_speakers_are_on_one_side_only(tmp_path, caplog):
     train, validation, test = ({row["speaker"] for row in part} for part in found.parts.values())
     assert train and validation and test
     assert not (train & validation or train & test or validation & test)
+    numbered = [{"path": str(n), "text": "low", "speaker": n % 10} for n in range(20)]
+    parts = found.task.divide(numbered, {"test": 0.2}, 1)
+    assert len(parts["test"]) == 4 and not {row["speaker"] for row in parts["test"]} & {
+        row["speaker"] for row in parts["train"]
+    }
     two = [{"path": str(n), "text": "low", "speaker": "ann" if n % 2 else "bob"} for n in range(20)]
     assert found.task.divide(two, {"validation": 0.1, "test": 0.1}, 1) is None
     assert "speakers are in training and test" in caplog.text

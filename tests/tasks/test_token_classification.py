@@ -18,6 +18,7 @@ from cuts import CUTS, SPECIAL, bracketed, byte_level, pieces, sentence_pieces
 from deltatune.cli.predict import _answer
 from deltatune.core import tags
 from deltatune.core.config import DataSettings
+from deltatune.core.entities import groups_of
 from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.registry import task
 from deltatune.core.span_scores import span_scores
@@ -259,6 +260,13 @@ def test_documents_and_sentences_that_differ_in_digits_stay_together():
     parts = found.divide(documents, {"validation": 0.2, "test": 0.2}, seed=1)
     of_part = [{row["document"] for row in part} for part in parts.values()]
     assert not of_part[0] & of_part[1] and not of_part[0] & of_part[2] and not of_part[1] & of_part[2]
+    assert groups_of([{**row, "document": " "} for row in given]) == groups_of(given)  # no document is none to share
+
+
+def test_many_sentences_of_one_form_are_one_group():
+    """As lines of a log are. Each looks up the one before it: a chain of them all would take the square of the time."""
+    lines = [{"tokens": ["order", str(10**5 + n), "of", "page", "0"], "label": ["O"] * 5} for n in range(20_000)]
+    assert len(set(groups_of(lines))) == 1
 
 
 # -- words and tokens

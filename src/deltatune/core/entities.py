@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from deltatune.core import tags
+from deltatune.core.labels import called
 from deltatune.core.tags import OUTSIDE, Scheme, Span
 from deltatune.core.task import Row
 from deltatune.core.words import Range, joined, words_of
@@ -151,15 +152,15 @@ def groups_of(rows: Sequence[Row]) -> list[Hashable]:
 
     def root(key: Hashable) -> Hashable:
         while parents.setdefault(key, key) != key:
-            key = parents[key]
+            parents[key] = key = parents[parents[key]]  # halved: a chain of all rows would be walked for every row
         return key
 
     first: list[Hashable] = []
     for index, row in enumerate(rows):
-        document = row.get("document")
+        document = called(row.get("document"))
         words = shape(row)
-        keys: list[Hashable] = [("row", index) if document is None else ("document", str(document))]
-        if document is None or len(words) >= SHORT:
+        keys: list[Hashable] = [("document", document) if document else ("row", index)]
+        if not document or len(words) >= SHORT:
             keys.append(words)
         for key in keys[1:]:
             parents[root(key)] = root(keys[0])

@@ -53,6 +53,15 @@ def names(value: Any) -> list[str]:
     return [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v).strip() for v in values]
 
 
+def called(value: Any) -> str:
+    """A speaker or a series by name, as a class is; empty where nothing stands there.
+
+    >>> called(0), called(2.0), called(None), called(" ")
+    ('0', '2', '', '')
+    """
+    return "" if is_blank(value) or value != value else names([value])[0]
+
+
 def mentioned(value: Any) -> list[str]:
     """Class names that a label says something about, true or not."""
     return list(value) if isinstance(value, Mapping) else names(value)

@@ -19,11 +19,12 @@ from typing import Any, Literal
 import numpy as np
 
 from deltatune.core.errors import DataError
-from deltatune.core.labels import number
+from deltatune.core.labels import called, number
 
 Transform = Literal["log-return", "difference", "none"]
 Clock = Literal["date", "datetime", "number"]
 DAY = 86400.0
+MIDNIGHT = datetime.min.time()
 FULL_WEEK = 5
 """Weekday of Saturday, from which on a series of working days has no values."""
 
@@ -41,8 +42,10 @@ class Series:
 def moment(value: Any, form: str | None) -> tuple[float, Clock] | None:
     """A time as a number and what it was written as; None for what is none.
 
-    >>> moment("1970-01-02", None), moment("1970-01-01 00:01", None), moment(7, None), moment("1/2/1970", "%m/%d/%Y")
-    ((86400.0, 'date'), (60.0, 'datetime'), (7.0, 'number'), (86400.0, 'date'))
+    >>> moment("1970-01-02", None), moment("1970-01-01 00:01", None), moment("1970-01-01 01", None), moment(7, None)
+    ((86400.0, 'date'), (60.0, 'datetime'), (3600.0, 'datetime'), (7.0, 'number'))
+    >>> moment("1/2/1970", "%m/%d/%Y")
+    (86400.0, 'date')
     """
     if isinstance(value, str):
         text = value.strip()
@@ -52,7 +55,7 @@ def moment(value: Any, form: str | None) -> tuple[float, Clock] | None:
             read = datetime.strptime(text, form) if form is not None else datetime.fromisoformat(text)
         except ValueError:
             return None
-        clock: Clock = "datetime" if ":" in text else "date"
+        clock: Clock = "datetime" if ":" in text or read.time() != MIDNIGHT else "date"
         return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp(), clock
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp(), "datetime"
@@ -89,7 +92,7 @@ def gathered(
         found = moment(row["time"], form)
         assert found is not None, "rows are checked"
         value = number(row["value"])
-        of_series[str(row.get("series") or "")].append((found[0], math.nan if value is None else value))
+        of_series[called(row.get("series"))].append((found[0], math.nan if value is None else value))
         clocks[found[1]] += 1
     if "number" in clocks and len(clocks) > 1:
         raise DataError("some times are numbers and some are dates", hint="write them alike")

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deltatune.core.labels import called
 from deltatune.core.series import moment
 
 
@@ -23,7 +24,7 @@ def outside(
     rows: Sequence[Mapping[str, Any]], windows: Sequence[Mapping[str, Any]], form: str | None, size: int
 ) -> dict[int, str]:
     """Numbers of the rows whose values are in no window of so many, and why; times are written in `form`."""
-    times, names = held(windows), [str(row.get("series") or "") for row in rows]
+    times, names = held(windows), [called(row.get("series")) for row in rows]
     counts = Counter(names)
     found = {}
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):

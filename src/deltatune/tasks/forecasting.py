@@ -23,7 +23,7 @@ from deltatune.core import forecast_baselines, forecast_plot, sample_paths, seri
 from deltatune.core.codes import codes_of, texts_in
 from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.forecast_scores import forecast_scores, seasonal_changes, step
-from deltatune.core.labels import number
+from deltatune.core.labels import called, number
 from deltatune.core.pretrained import check_source, pretrained, quiet
 from deltatune.core.sample_paths import KIND, Drawn, PathReader
 from deltatune.core.series import Clock, Transform
@@ -120,7 +120,7 @@ class Forecasting(Task):
 
     def identity(self, row: Row) -> Hashable:
         """Series and time, however the time is written."""
-        return str(row.get("series") or ""), series.moment(row.get("time"), self.time_format)
+        return called(row.get("series")), series.moment(row.get("time"), self.time_format)
 
     def sketch(self, row: Row) -> Collection[Hashable]:
         """Windows share most of their values by nature: none is near another one."""
@@ -137,6 +137,8 @@ class Forecasting(Task):
 
     def compose(self, rows: Sequence[Row]) -> list[Row]:
         """Windows of every series, or its last one where the future is asked for."""
+        if not rows:
+            return []
         asked = any(ASKED in row for row in rows)
         found, clock, notes = series.gathered(rows, self.time_format, 0 if asked else self._window)
         for note in notes:

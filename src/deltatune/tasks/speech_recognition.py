@@ -26,6 +26,7 @@ from deltatune.core.ctc_recogniser import BLANK, FRAMES, SPELLERS, TEXTS, Vocabu
 from deltatune.core.division import by_group
 from deltatune.core.errors import SettingsError
 from deltatune.core.label_loss import IGNORED, single
+from deltatune.core.labels import called
 from deltatune.core.nearest_clip import nearest_texts
 from deltatune.core.pretrained import processor_of
 from deltatune.core.recogniser import FRAME_SECONDS, Said
@@ -117,7 +118,7 @@ class SpeechRecognition(Task):
 
     def divide(self, rows: Sequence[Row], shares: Mapping[str, float], seed: int) -> dict[str, list[Row]] | None:
         """By speaker, where rows have one: a voice is easy once it was heard."""
-        speakers = [str(row.get("speaker") or "").strip() for row in rows]
+        speakers = [called(row.get("speaker")) for row in rows]
         if not all(speakers) or len(set(speakers)) <= len(shares):
             if any(speakers):
                 logger.warning("speakers are in training and test: there are too few, or rows without one")
