@@ -53,5 +53,7 @@ def test_a_goal_orders_by_what_it_names(place, monkeypatch):
         deltatune.advise("config.yaml", goal="serve-vllm")
     with pytest.raises(SettingsError, match="quality"):
         deltatune.advise("config.yaml", goal="qualty")
+    with pytest.raises(SettingsError, match="model: the list is empty"):
+        deltatune.advise({"task": "text-classification", "model": [], "data": {"train": "reviews.csv"}})
     with pytest.raises(SettingsError, match="fits into 0.2 GB"):
         deltatune.advise("config.yaml", memory_gb=0.2)

@@ -53,7 +53,9 @@ def advice(
     if goal not in rank.GOALS:
         raise SettingsError(f"goal {goal!r} is unknown", hint=did_you_mean(goal, rank.GOALS))
     models = values.get("model")
-    names = list(models) if isinstance(models, list) else [models]
+    names = models if isinstance(models, list) else [models]
+    if not names:
+        raise SettingsError("model: the list is empty", hint="name one, or several to choose from")
     given = {**values, "model": names[0]}
     settings = RunSettings.parse({"output_dir": "runs/advised", **given}, "")
     rooms = memory_gb * 1e9 if memory_gb is not None else float(_free())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltatune.core.config import DataSettings
-from deltatune.core.errors import DataError
+from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.registry import task
 from deltatune.core.task import Column
 from deltatune.data.check import Placed
@@ -152,6 +152,14 @@ def test_one_class_and_too_few_rows_are_errors(tmp_path):
         loaded(tmp_path, rows(40, labels=("good",)))
     with pytest.raises(DataError, match="too few to split off"):
         loaded(tmp_path, rows(4))
+
+
+@pytest.mark.parametrize("column", [None, "text"])
+def test_shares_that_leave_nothing_to_train_on_are_an_error(tmp_path, column):
+    with pytest.raises(
+        SettingsError, match="validation_fraction 0.5 and data.test_fraction 0.5 leave no rows to train"
+    ):
+        loaded(tmp_path, rows(40), validation_fraction=0.5, test_fraction=0.5, group_column=column)
 
 
 def test_a_column_of_free_text_is_no_label(tmp_path):

@@ -268,6 +268,8 @@ def test_scores_are_those_of_their_definitions():
     bare = task("chat").score(answers, rows)
     assert "exact_match" not in bare
     assert set(task("chat").score(answers[1:2], rows[1:2])) == {"perplexity", "token_accuracy"}
+    flown_off = {"nll": 8000.0, "tokens": 10, "right": 0}
+    assert task("chat").score([flown_off], rows[:1])["perplexity"] == math.inf
 
 
 def test_the_baseline_counts_the_tokens_of_the_training_rows(tmp_path):

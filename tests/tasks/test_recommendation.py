@@ -312,6 +312,16 @@ def test_the_rank_is_the_place_among_the_items_predicted_one_before(folder):
     assert before["items"][whole["rank"] - 1]["item"] == history[-1]
 
 
+def test_a_model_that_has_flown_off_ranks_nothing_in_front(folder):
+    """Comparing with NaN says no to everything: the rank would be 0, and NDCG infinite."""
+    found = task("recommendation")
+    loaded = found.load(folder)
+    batch = batch_of(found, loaded.processor, ITEMS[:5])
+    output = CausalLMOutput(logits=torch.full((1, 5, 26), torch.nan))
+    (answer,) = found.read(found.decode(output, loaded.processor), batch)
+    assert answer["rank"] == 26 and answer["items"] == []
+
+
 def test_items_may_come_again_where_that_is_allowed(tmp_path):
     folder = saved("gpt2", tmp_path)
     found = task("recommendation", top_k=24, again=True)

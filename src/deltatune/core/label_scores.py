@@ -1,5 +1,6 @@
 """Scores of labels: metrics of scikit-learn and scipy as plain numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,10 +51,15 @@ def _f1(wanted: Any, given: Any) -> float:
 
 
 def regression(wanted: Sequence[float], given: Sequence[float]) -> dict[str, Any]:
-    """Pearson, Spearman, squared and absolute error and R2; a correlation with a constant is 0."""
+    """Pearson, Spearman, squared and absolute error and R2; a correlation with a constant is 0.
+
+    All are NaN where an answer is not finite.
+    """
     from scipy import stats
     from sklearn import metrics
 
+    if not np.isfinite(given).all():
+        return dict.fromkeys(("pearson", "spearman", "mse", "rmse", "mae", "r2"), math.nan)
     varies = len(set(given)) > 1 and len(set(wanted)) > 1
     mse = float(metrics.mean_squared_error(wanted, given))
     return {

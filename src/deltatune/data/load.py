@@ -155,9 +155,16 @@ def _given(data: DataSettings) -> dict[str, str]:
 
 
 def _cuts(data: DataSettings, name: str) -> dict[str, float]:
-    """The shares of a file that become parts of their own: of the training rows, where no file is given."""
+    """The shares of a file that become parts of their own: of the training rows, where no file is given.
+
+    Raises `SettingsError` where they leave nothing.
+    """
     shares = {"validation": data.validation_fraction, "test": data.test_fraction}
-    return {part: share for part, share in shares.items() if name == "train" and part not in _given(data)}
+    found = {part: share for part, share in shares.items() if name == "train" and part not in _given(data)}
+    if sum(found.values()) >= 1:
+        said = " and ".join(f"data.{part}_fraction {share:g}" for part, share in found.items())
+        raise SettingsError(f"{said} leave no rows to train on", hint="their sum must be below 1; 0.1 each is usual")
+    return found
 
 
 def _made(name: str, data: DataSettings, task: Task, rows: list[Placed], cut: Mapping[str, float]) -> _Made:

@@ -9,6 +9,7 @@ metrics    perplexity and accuracy of these tokens; of some rows the written ans
 
 import inspect
 import math
+import sys
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ SAMPLES = 5
 """Written answers that are kept with the metrics."""
 MOST = 2000
 """Training rows that the baseline counts."""
+LARGEST_LOG = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +303,7 @@ class Chat(Task):
         """Perplexity and accuracy of tokens; of the answered rows how many match, and the first as samples."""
         count = sum(answer["tokens"] for answer in answers)
         found: dict[str, Any] = {
-            "perplexity": math.exp(sum(answer["nll"] for answer in answers) / count),
+            "perplexity": _perplexity(sum(answer["nll"] for answer in answers) / count),
             "token_accuracy": sum(answer["right"] for answer in answers) / count,
         }
         written = [(answer, row) for answer, row in zip(answers, rows, strict=True) if "text" in answer]
@@ -330,6 +332,15 @@ class Chat(Task):
             nll = -sum(math.log((counts[token] + 1) / total) for token in own)
             answers.append({"nll": nll, "tokens": len(own), "right": own.count(common)})
         return "share of every token", self.score(answers, rows)
+
+
+def _perplexity(loss: float) -> float:
+    """e to the mean loss; infinite where that is no float: training may have flown off.
+
+    >>> _perplexity(0.0), _perplexity(1e3), _perplexity(math.nan)
+    (1.0, inf, nan)
+    """
+    return math.inf if loss > LARGEST_LOG else math.exp(loss)
 
 
 def _is_answered(row: Row) -> bool:

@@ -247,11 +247,11 @@ class Recommendation(Task):
         return [{"item": output.names[place], "score": value} for value, place in pairs if value > 0]
 
     def _rank(self, logits_V: Tensor, output: "Ranked", had_S: Tensor, wanted: int) -> int | None:
-        """None for an item that the model does not know."""
+        """None for an item that the model does not know; what cannot be compared (NaN) is not in front of anything."""
         if output.names[wanted] is None:
             return None
         before = None if self.again else had_S[had_S != wanted]
-        return int((output.ranked(logits_V, before) >= logits_V[wanted]).sum())
+        return int((~(output.ranked(logits_V, before) < logits_V[wanted])).sum())
 
     def wanted(self, row: Row) -> Any:
         """The last item."""
