@@ -89,7 +89,7 @@ def evaluate(source: str | Path, data: str, *, model: str | None = None, batch_s
     task, loaded, columns = _restored(source, model)
     found = rows_of(read(data, Path.cwd()), task, columns, labelled=True)
     given = [place.row for place in found if isinstance(place, Placed)]
-    rows = task.compose(given)
+    rows = task.compose(given) if given else []
     account = FileAccount(
         data, len(found), len(found) - len(given), len(task.unused(given, rows)), task.consists_of(rows)
     )
@@ -133,7 +133,7 @@ def predict(
         )
         places = rows_of(table, task, {}, labelled=False)
     good = [place.row for place in places if isinstance(place, Placed)]
-    composed = task.compose(good)
+    composed = task.compose(good) if good else []
     known = {id(place.row): place for place in places}
     encoded, wrong = with_reasons(task, composed, loaded.processor)
     examples = [example for example, why in zip(encoded, wrong, strict=True) if why is None]

@@ -137,8 +137,6 @@ class Forecasting(Task):
 
     def compose(self, rows: Sequence[Row]) -> list[Row]:
         """Windows of every series, or its last one where the future is asked for."""
-        if not rows:
-            return []
         asked = any(ASKED in row for row in rows)
         found, clock, notes = series.gathered(rows, self.time_format, 0 if asked else self._window)
         for note in notes:
