@@ -9,10 +9,9 @@ import typer
 
 from deltatune.cli import show
 from deltatune.cli.train import going_on, overrides
-from deltatune.core.amounts import joules, size
+from deltatune.core.amounts import count, joules, size
 from deltatune.core.errors import SettingsError
 
-COSTS = ("", "rate", "seeds", "trained", "adapter", "memory", "training", "energy", "forgets")
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -77,11 +76,14 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
     quality += [(name, f"{value:.4f}", "", "", "") for name, value in results["baselines"].items()]
     columns = ("", f"test {results['metric']}", "95 % interval", "difference", "p (corrected)")
     show.table(f"{results['task']} with {results['base_model']}", columns, quality, right=(1, 3, 4), marked=marked)
-    costs, names = [_costs(name, tested[name]) for name in order], list(COSTS)
-    if old := old_task(tested):
-        costs = [(*line, _after(tested[name])) for line, name in zip(costs, order, strict=True)]
-        names.append("old task")
-    show.table("what they cost", names, costs, right=tuple(range(1, len(names))), marked=marked)
+    costs = [_costs(name, tested[name]) for name in order]
+    names = ("", "rate", "runs", "trained", "adapter", "memory", "time", "energy")
+    numbers = tuple(range(1, len(names)))
+    show.table("what they cost", names, costs, right=numbers, whole=numbers, marked=marked)
+    old = old_task(tested)
+    lost = [[name, _moved(tested[name]), *([_after(tested[name])] if old else [])] for name in order]
+    about = ["", "forgets", *([f"old {old['metric']}"] if old else [])]
+    show.table("what they forget, adapter on", about, lost, right=(1, 2), marked=marked)
     if old:
         typer.echo(f"old task: {old['task']}, {old['metric']} on {old['rows']:,} rows, {old['before']:.4f} before")
     if sources := energy_sources(tested):
@@ -107,12 +109,17 @@ def _quality(name: str, results: dict[str, Any]) -> tuple[str, ...]:
 
 def _costs(name: str, one: dict[str, Any]) -> tuple[str, ...]:
     return (
-        *(name, f"{one['learning_rate']:.3g}", str(len(one["seeds"])), f"{one['trainable_parameters']:,}"),
+        *(name, f"{one['learning_rate']:.3g}", str(len(one["seeds"])), count(one["trainable_parameters"])),
         *(size(one["adapter_bytes"]), size(one["peak_memory_bytes"]), f"{one['train_seconds']:.0f} s"),
         "-" if one["joules"] is None else joules(one["joules"]),
-        "-" if one["forgetting"] is None else f"{one['forgetting']:.3f}",
     )
 
 
+def _moved(one: dict[str, Any]) -> str:
+    """How far representations moved."""
+    return "-" if one["forgetting"] is None else f"{one['forgetting']:.3f}"
+
+
 def _after(one: dict[str, Any]) -> str:
+    """What is left of an old task's metric."""
     return f"{one['old_task']['after']:.4f}" if one["old_task"] else "-"
