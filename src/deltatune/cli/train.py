@@ -95,9 +95,8 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
         typer.echo(sentence)
     if (page := folder / "report.html").is_file():
         typer.echo(f"report: {page}")
-    typer.echo(
-        f"next: deltatune predict {folder} {_asked(results['task'])}   |   deltatune evaluate {folder} --data FILE"
-    )
+    asked = _asked(results["task"], many="tasks" in results["test"])
+    typer.echo(f"next: deltatune predict {folder} {asked}   |   deltatune evaluate {folder} --data FILE")
 
 
 def _forecast(results: dict[str, Any], name: str, shown: Callable[[float], str]) -> str:
@@ -120,11 +119,15 @@ def _energy(results: dict[str, Any]) -> list[tuple[str, str]]:
     return [("energy", f"{energy['joules']:,.0f} J ({energy['source']})")] if energy else []
 
 
-def _asked(task: str) -> str:
-    """How an answer is asked for: by a text where that is all a task reads, else by a file."""
+def _asked(task: str, *, many: bool) -> str:
+    """How an answer is asked for: by a text where that is all a task reads, else by a file.
+
+    >>> _asked("text-classification", many=False), _asked("text-classification", many=True)
+    ('--text "..."', '--input FILE')
+    """
     from deltatune.core import registry
 
     found = registry.tasks()[task]
     ours = [column for word, column in found.columns.items() if column.required and word != found.label]
-    by_text = found.rest is None and len(ours) <= 1 and not any(column.path for column in ours)
+    by_text = not many and found.rest is None and len(ours) <= 1 and not any(column.path for column in ours)
     return '--text "..."' if by_text else "--input FILE"
