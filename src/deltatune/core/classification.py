@@ -8,7 +8,7 @@ metrics    accuracy, macro F1, Matthews, AUC, calibration, confusion; micro F1, 
 import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -248,9 +248,7 @@ class Classification(Task):
     def score(self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:
         """The metrics of the problem, from scikit-learn and scipy."""
         if self.problem == "regression":
-            return label_scores.regression(
-                [float(number(r["label"]) or 0.0) for r in rows], [a["value"] for a in answers]
-            )
+            return label_scores.regression(*_values(answers, rows))
         labels = list(self.labels or ())
         if self.problem == "multi-label":
             return self._score_several(answers, rows, labels)
@@ -260,7 +258,7 @@ class Classification(Task):
             return found
         chances = [a["probabilities"] for a in answers]
         ranked, kept = (
-            label_scores.ranking(classes, chances, labels),
+            label_scores.ranking(classes, chances, self.ranked_labels),
             label_scores.calibration(classes, chances, labels),
         )
         return {**found, **ranked, **kept}
@@ -268,12 +266,36 @@ class Classification(Task):
     def _score_several(
         self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row], labels: Sequence[str]
     ) -> dict[str, Any]:
-        wanted = np.array([marks(r["label"], labels) for r in rows])
-        found = label_scores.multi_label(wanted, np.array([[n in a["labels"] for n in labels] for a in answers]))
+        wanted, given = _several(answers, rows, labels)
+        found = label_scores.multi_label(wanted, given)
         if any("probabilities" not in a for a in answers):
             return found
-        chances = np.array([[a["probabilities"][n] for n in labels] for a in answers])
-        return {**found, **label_scores.ranking_of_several(wanted, chances)}
+        return {**found, **label_scores.ranking_of_several(wanted, _chances(answers, labels))}
+
+    @property
+    def ranked_labels(self) -> Sequence[str]:
+        """The classes as they are ranked: of two the last one is what is looked for."""
+        return self.label_names
+
+    def resampled(
+        self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]
+    ) -> Callable[[np.ndarray], float | None]:
+        """From arrays that are made once."""
+        labels, metric = list(self.label_names), self.metric
+        if metric in label_scores.OF_NUMBERS:
+            numbers, values = map(np.array, _values(answers, rows))
+            return lambda chosen: label_scores.regression(numbers[chosen], values[chosen])[metric]
+        if metric == "micro_f1":
+            wanted, given = _several(answers, rows, labels)
+            return lambda chosen: label_scores.multi_label(wanted[chosen], given[chosen])[metric]
+        if metric == "auc" and self.problem == "multi-label":
+            wanted, chances = _several(answers, rows, labels)[0], _chances(answers, labels)
+            return lambda chosen: label_scores.ranking_of_several(wanted[chosen], chances[chosen]).get(metric)
+        if metric == "auc":
+            classes, said = [names(r["label"])[0] for r in rows], [a["probabilities"] for a in answers]
+            truth, scores = label_scores.truths(classes, said, self.ranked_labels)
+            return lambda chosen: label_scores.ranking_of_classes(truth[chosen], scores[chosen]).get(metric)
+        return super().resampled(answers, rows)
 
     def baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
         """The most frequent class or label set, or the mean; probabilities are the shares of the training rows."""
@@ -291,6 +313,21 @@ class Classification(Task):
         shares = {name: sets[(name,)] / len(train) for name in self.labels or ()}
         answer = {"label": common[0], "score": shares[common[0]], "probabilities": shares}
         return "majority class", self.score([answer] * len(rows), rows)
+
+
+def _values(answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """Numbers as wanted and as answered."""
+    return [float(number(r["label"]) or 0.0) for r in rows], [a["value"] for a in answers]
+
+
+def _several(answers: Sequence[Mapping[str, Any]], rows: Sequence[Row], labels: Sequence[str]) -> tuple[Any, Any]:
+    """Marks as wanted and truth values as answered, [rows, labels]."""
+    wanted = np.array([marks(r["label"], labels) for r in rows])
+    return wanted, np.array([[n in a["labels"] for n in labels] for a in answers])
+
+
+def _chances(answers: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Any:
+    return np.array([[a["probabilities"][n] for n in labels] for a in answers])
 
 
 def _wrong_marks(value: Mapping[Any, Any]) -> str | None:

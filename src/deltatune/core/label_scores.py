@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+OF_NUMBERS = ("pearson", "spearman", "mse", "rmse", "mae", "r2")
+
 
 def single(wanted: Sequence[str], given: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
     """Accuracy, macro F1, Matthews, and the tables `per_class` and `confusion`."""
@@ -50,7 +52,7 @@ def _f1(wanted: Any, given: Any) -> float:
     return 2 * int((wanted & given).sum()) / both if both else 0.0
 
 
-def regression(wanted: Sequence[float], given: Sequence[float]) -> dict[str, Any]:
+def regression(wanted: Sequence[float] | np.ndarray, given: Sequence[float] | np.ndarray) -> dict[str, Any]:
     """Pearson, Spearman, squared and absolute error and R2; a correlation with a constant is 0.
 
     All are NaN where an answer is not finite.
@@ -59,7 +61,7 @@ def regression(wanted: Sequence[float], given: Sequence[float]) -> dict[str, Any
     from sklearn import metrics
 
     if not np.isfinite(given).all():
-        return dict.fromkeys(("pearson", "spearman", "mse", "rmse", "mae", "r2"), math.nan)
+        return dict.fromkeys(OF_NUMBERS, math.nan)
     varies = len(set(given)) > 1 and len(set(wanted)) > 1
     mse = float(metrics.mean_squared_error(wanted, given))
     return {
@@ -80,14 +82,24 @@ def ranking(wanted: Sequence[str], scores: Sequence[Mapping[str, float]], labels
     >>> ranking(["a", "b"], [{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}], ["a", "b"])
     {'auc': 1.0, 'average_precision': 1.0}
     """
+    return ranking_of_classes(*truths(wanted, scores, labels))
+
+
+def truths(wanted: Sequence[str], scores: Sequence[Mapping[str, float]], labels: Sequence[str]) -> tuple[Any, Any]:
+    """Whether a row is of a class, and its score for it: arrays [rows, classes that are ranked]."""
     asked = labels[-1:] if len(labels) == 2 else labels
-    truth = {label: np.array([name == label for name in wanted]) for label in asked}
-    if any(one.all() or not one.any() for one in truth.values()):
+    truth = np.array([[name == label for label in asked] for name in wanted])
+    return truth, np.array([[row[label] for label in asked] for row in scores])
+
+
+def ranking_of_classes(truth: Any, given: Any) -> dict[str, float]:
+    """`ranking` of what `truths` gives, or of some of its rows."""
+    if (truth.all(0) | ~truth.any(0)).any():
         return {}
-    given = {label: np.array([row[label] for row in scores]) for label in asked}
+    pairs = list(zip(truth.T, given.T, strict=True))
     return {
-        "auc": float(np.mean([_auc(truth[label], given[label]) for label in asked])),
-        "average_precision": float(np.mean([_average_precision(truth[label], given[label]) for label in asked])),
+        "auc": float(np.mean([_auc(*pair) for pair in pairs])),
+        "average_precision": float(np.mean([_average_precision(*pair) for pair in pairs])),
     }
 
 

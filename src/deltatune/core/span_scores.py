@@ -33,6 +33,20 @@ def span_scores(wanted: Sequence[Collection[Span]], given: Sequence[Collection[S
     }
 
 
+def counted(truth: Collection[Span], answer: Collection[Span]) -> tuple[int, int, int]:
+    """Spans of a row that are right, that were answered, and that are there; sums of them make `micro_f1`."""
+    return len(set(truth) & set(answer)), len(answer), len(truth)
+
+
+def micro_f1(right: int, answered: int, there: int) -> float:
+    """F1 of the counts of all rows together.
+
+    >>> micro_f1(*counted([Span(0, 1, "PER"), Span(2, 3, "LOC")], [Span(0, 1, "PER")]))
+    0.6666666666666666
+    """
+    return _ratios(right, answered, there)["f1"]
+
+
 def _ratios(right: int, answered: int, there: int) -> dict[str, float]:
     precision, recall = right / max(1, answered), right / max(1, there)
     return {

@@ -9,7 +9,7 @@ The same loop, run folder, report and commands serve every task; a task file hol
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
@@ -287,6 +287,15 @@ class Task(Settings, ABC):
     @abstractmethod
     def score(self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> dict[str, Any]:
         """Metrics of answers against rows; plain numbers, and lists for tables (`confusion`)."""
+
+    def resampled(
+        self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]
+    ) -> Callable[[np.ndarray], float | None]:
+        """The main metric of some of the rows, by their numbers, as `score` has it; None where they have none.
+
+        The bootstrap asks many times: a task says it here where there is something to be made once for all of them.
+        """
+        return lambda chosen: self.score([answers[i] for i in chosen], [rows[i] for i in chosen]).get(self.metric)
 
     @abstractmethod
     def baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from deltatune.core.extras import extra
 
 Normalization = Literal["simple", "none"]
 REMEMBERED = 1 << 20
-"""Pairs of texts whose distance is remembered: every draw of a bootstrap asks for them again."""
+"""Texts, and pairs of them, that are remembered as they are compared: a bootstrap asks again with every draw."""
 APOSTROPHES = "'\u2019\u02bc"
 INSIDE_NUMBERS = ".,:"
 
@@ -24,6 +24,7 @@ Distance = tuple[int, int, int, int]
 """Substitutions, deletions, insertions, and the length of the transcript."""
 
 
+@lru_cache(REMEMBERED)
 def normalized(text: str, how: Normalization = "simple") -> str:
     """A text as it is compared; `none` changes white space only.
 

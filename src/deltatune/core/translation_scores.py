@@ -4,7 +4,7 @@ Both are sums of counts over the rows, so a row is counted once and drawn again 
 Papers: Papineni et al. 2002 (BLEU); Popovic 2015 (chrF); Post 2018, arXiv:1804.08771 (sacreBLEU).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Any, Literal
 
@@ -39,8 +39,23 @@ def signatures(tokenizer: BleuTokenizer) -> dict[str, str]:
     return {name: str(_metric(name, tokenizer).get_signature()) for name in ("chrf", "bleu")}
 
 
+def chrf_of_some(
+    answers: Sequence[str], wanted: Sequence[str], tokenizer: BleuTokenizer
+) -> Callable[[np.ndarray], float]:
+    """`chrf` of the rows with some numbers."""
+    counts = np.array(_counted("chrf", tokenizer, answers, wanted))
+    return lambda chosen: _scored("chrf", tokenizer, counts[chosen])
+
+
 def _corpus(name: str, tokenizer: str, answers: Sequence[str], wanted: Sequence[str]) -> float:
-    counts = [_counts(name, tokenizer, *pair) for pair in zip(answers, wanted, strict=True)]
+    return _scored(name, tokenizer, _counted(name, tokenizer, answers, wanted))
+
+
+def _counted(name: str, tokenizer: str, answers: Sequence[str], wanted: Sequence[str]) -> list[tuple[int, ...]]:
+    return [_counts(name, tokenizer, *pair) for pair in zip(answers, wanted, strict=True)]
+
+
+def _scored(name: str, tokenizer: str, counts: Any) -> float:
     return float(_metric(name, tokenizer)._compute_score_from_stats(np.sum(counts, 0).tolist()).score)
 
 

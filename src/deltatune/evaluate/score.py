@@ -56,13 +56,9 @@ def interval_of(
     """
     if task.metric in PROPORTIONS:
         return list(wilson(metrics[task.metric], len(rows)))
-    generator = np.random.default_rng(0)
-    values = []
-    for _ in range(task.resamples):
-        chosen = generator.integers(0, len(rows), len(rows)).tolist()
-        drawn = task.score([found[i] for i in chosen], [rows[i] for i in chosen])
-        if task.metric in drawn:  # an AUC needs both classes
-            values.append(drawn[task.metric])
+    generator, metric_of = np.random.default_rng(0), task.resampled(found, rows)
+    drawn = [metric_of(generator.integers(0, len(rows), len(rows))) for _ in range(task.resamples)]
+    values = [value for value in drawn if value is not None]  # an AUC needs both classes
     if not values:
         raise DataError(
             f"{task.metric} cannot be computed on these {len(rows)} rows: too few, or of one class only",

@@ -269,12 +269,15 @@ class TabularClassification(Classification):
         found = super().score(answers, rows)
         if self.positive is None:
             return found
-        wanted, chances = [names(row["label"])[0] for row in rows], [answer["probabilities"] for answer in answers]
-        ordered = sorted(self.label_names, key=lambda label: label == self.positive)
-        given = [float(row[self.positive]) for row in chances]
-        recall = label_scores.recall_at([w == self.positive for w in wanted], given, self.false_positive_rate)
-        ranked = label_scores.ranking(wanted, chances, ordered)
-        return {**found, **ranked, **({} if recall is None else {"recall_at_false_positive_rate": recall})}
+        wanted = [names(row["label"])[0] == self.positive for row in rows]
+        given = [float(answer["probabilities"][self.positive]) for answer in answers]
+        recall = label_scores.recall_at(wanted, given, self.false_positive_rate)
+        return {**found, **({} if recall is None else {"recall_at_false_positive_rate": recall})}
+
+    @property
+    def ranked_labels(self) -> Sequence[str]:
+        """The positive class last."""
+        return sorted(self.label_names, key=lambda label: label == self.positive)
 
     def baselines(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         """Gradient boosting and a linear model on the same columns; several labels at once have none."""

@@ -11,7 +11,7 @@ window of a long text at a time, drawn by seed, step and row.
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -27,7 +27,7 @@ from deltatune.core.entities import Sentence, groups_of, is_tokens, pieces, prob
 from deltatune.core.errors import DataError, SettingsError, did_you_mean
 from deltatune.core.label_loss import IGNORED, single
 from deltatune.core.pretrained import named_classes, pretrained
-from deltatune.core.span_scores import span_scores
+from deltatune.core.span_scores import counted, micro_f1, span_scores
 from deltatune.core.tags import OUTSIDE, Scheme, Span
 from deltatune.core.task import Batch, Column, Example, Loaded, Row, Task
 from deltatune.core.text_augmentation import Synonyms, TextAugmentation, augmented, choices_of
@@ -278,6 +278,14 @@ class TokenClassification(Task):
             for tag, other in zip(self._tags(own), answer["tags"], strict=True)
         ]
         return {**found, "token_accuracy": sum(a == b for a, b in pairs) / max(1, len(pairs))}
+
+    def resampled(
+        self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]
+    ) -> Callable[[np.ndarray], float | None]:
+        """From the counts of every row."""
+        pairs = zip(answers, rows, strict=True)
+        counts_N3 = np.array([counted(sentence(row).spans, [*map(_span, answer["spans"])]) for answer, row in pairs])
+        return lambda chosen: micro_f1(*counts_N3[chosen].sum(0).tolist())
 
     def baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
         """The tag that a word has most often in the training rows; words that are not there are outside."""

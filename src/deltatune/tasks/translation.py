@@ -7,7 +7,7 @@ metrics    chrF and BLEU of sacreBLEU, exact match, share of unfinished answers
 """
 
 import re
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Self
 
@@ -21,7 +21,7 @@ from deltatune.core.encoder_decoder import Written, decoded, load_encoder_decode
 from deltatune.core.label_loss import IGNORED, single
 from deltatune.core.task import LABELS, Batch, Column, Example, Loaded, Row, Task
 from deltatune.core.text_augmentation import Synonyms, TextAugmentation, augmented, movable
-from deltatune.core.translation_scores import BleuTokenizer, signatures, translation_scores
+from deltatune.core.translation_scores import BleuTokenizer, chrf_of_some, signatures, translation_scores
 from deltatune.core.words import NOWHERE, words_of
 
 PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[-+#\d*$.]*(?:hh?|ll?|[jztLq])?[a-zA-Z]|\{\w*\}")
@@ -203,6 +203,13 @@ class Translation(Task):
             [a["translation"] for a in answers], [row["target"] for row in rows], self.bleu_tokenizer
         )
         return {**found, "unfinished": sum(not a["finished"] for a in answers) / len(answers)}
+
+    def resampled(
+        self, answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]
+    ) -> Callable[[np.ndarray], float | None]:
+        """From the counts of every row."""
+        texts = [a["translation"] for a in answers], [row["target"] for row in rows]
+        return chrf_of_some(*texts, self.bleu_tokenizer)
 
     def baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
         """The source as it is."""
