@@ -37,6 +37,7 @@ _PLACES = {
         "finetune",
         "finetune_many",
         "inspect",
+        "join_comparison",
         "load",
         "materialize",
         "method",

@@ -12,6 +12,8 @@ from deltatune.advising import advice
 from deltatune.comparison.compare import Comparison
 from deltatune.comparison.compare import compare as compare_methods
 from deltatune.comparison.live import Watching
+from deltatune.comparison.opening import Tune, folder_of
+from deltatune.comparison.worker import join
 from deltatune.core import registry
 from deltatune.core.config import RunSettings, override, read_yaml
 from deltatune.core.errors import DataError, SettingsError
@@ -161,7 +163,8 @@ def compare_config(
     methods: Sequence[str] | Mapping[str, Any] = (),
     seeds: int = 3,
     budget: float | None = None,
-    tune: bool = True,
+    tune: Tune = "rates",
+    trials: int | None = None,
     output_dir: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -169,7 +172,7 @@ def compare_config(
     """Compares methods and baselines on the rows of a YAML file, the same as `deltatune compare`."""
     settings = RunSettings.parse(override(read_yaml(Path(path)), overrides or {}), "")
     watching = Watching(quiet=quiet)
-    how: dict[str, Any] = {"seeds": seeds, "budget": budget, "tune": tune, "output_dir": output_dir}
+    how: dict[str, Any] = {"seeds": seeds, "budget": budget, "tune": tune, "trials": trials, "output_dir": output_dir}
     with watching.shown():
         return compare_methods(settings, methods, **how, resume=resume, watch=watching)
 
@@ -185,16 +188,18 @@ def compare(
     forgetting: Mapping[str, Any] | None = None,
     seeds: int = 3,
     budget: float | None = None,
-    tune: bool = True,
+    tune: Tune = "rates",
+    trials: int | None = None,
     resume: bool = False,
     quiet: bool = False,
 ) -> Comparison:
     """Trains, tests and weighs methods on one's own rows, with a linear probe and full fine-tuning beside them.
 
     `methods` are names, or settings by names of one's own (`{"small": LoRA(r=2), "large": LoRA(r=64)}`). The learning
-    rate of each is searched by successive halving (`tune`), then each is trained whole with `seeds` seeds; `budget` is
-    the seconds for all of it, and what did not fit is said in `left_out`. Chosen is the best on the validation rows;
-    differences on the test rows come with intervals and corrected p-values. `resume` goes on after a kill.
+    rate of each is searched by successive halving, or with `tune="settings"` rate and size by Optuna in so many
+    `trials`, or with `"none"` nothing; then each is trained whole with `seeds` seeds. `budget` is the seconds for all
+    of it, and what did not fit is said in `left_out`. Chosen is the best on the validation rows; differences on the
+    test rows come with intervals and corrected p-values. `resume` goes on after a kill.
     """
     common: dict[str, Any] = {"task": task, "model": model, "data": dict(data), "training": dict(training or {})}
     common["forgetting"] = dict(forgetting or {})
@@ -202,9 +207,27 @@ def compare(
     given = methods[first] if isinstance(methods, Mapping) else first
     values = {**common, "method": _as_settings(given), "output_dir": str(output_dir)}
     watching = Watching(quiet=quiet)
-    how: dict[str, Any] = {"seeds": seeds, "budget": budget, "tune": tune, "output_dir": output_dir}
+    how: dict[str, Any] = {"seeds": seeds, "budget": budget, "tune": tune, "trials": trials, "output_dir": output_dir}
     with watching.shown():
         return compare_methods(RunSettings.parse(values, ""), methods, **how, resume=resume, watch=watching)
+
+
+def join_comparison(
+    path: str | Path,
+    overrides: Mapping[str, str] | None = None,
+    *,
+    output_dir: str | Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """Takes part in the search of a comparison that another process began (`tune="settings"`), until it ends.
+
+    The number of trials that were made here; the config, or `output_dir`, says where. Raises `SettingsError` where no
+    search of this config runs.
+    """
+    settings = RunSettings.parse(override(read_yaml(Path(path)), overrides or {}), "")
+    watching = Watching(quiet=quiet)
+    with watching.shown():
+        return join(settings, folder_of(settings, output_dir), watching)
 
 
 def inspect(model: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def place(tmp_path_factory):
 
 
 def compared(place, out, **how):
-    given = {"methods": ["ia3"], "seeds": 2, "tune": False, "quiet": True, **how}
+    given = {"methods": ["ia3"], "seeds": 2, "tune": "none", "quiet": True, **how}
     return deltatune.compare_config(place / "run.yaml", output_dir=out, **given)
 
 
@@ -137,7 +137,7 @@ def no_baselines(monkeypatch):
 
 
 def test_rates_are_searched_on_the_validation_rows_only(place, tmp_path, no_baselines):
-    done = compared(place, tmp_path / "tuned", methods=[], seeds=1, tune=True)
+    done = compared(place, tmp_path / "tuned", methods=[], seeds=1, tune="rates")
     for name, one in done.results["methods"].items():
         tried = {trial["learning_rate"]: trial["value"] for trial in one["rates"]}
         assert len(tried) >= 3, name
@@ -160,15 +160,15 @@ def test_what_the_model_refuses_is_said_and_the_others_go_on(place, tmp_path, no
 
 
 def test_what_the_budget_leaves_out_is_said_and_done_when_it_grows(place, tmp_path, no_baselines):
-    short = compared(place, tmp_path / "short", methods=[], budget=1.0, tune=True)
+    short = compared(place, tmp_path / "short", methods=[], budget=1.0, tune="rates")
     said = short.results["left_out"]
     assert any(what.startswith("learning rate") and "of lora" in what for what in said)
     assert any("lora with seed 43" in what for what in said)
     assert f"budget ended before {len(said)} further" in short.results["verdict"]
-    longer = compared(place, tmp_path / "short", methods=[], budget=None, tune=True, resume=True)
+    longer = compared(place, tmp_path / "short", methods=[], budget=None, tune="rates", resume=True)
     assert not longer.results["left_out"]
     assert longer.results["methods"]["lora"]["seeds"] == [42, 43]
-    more = compared(place, tmp_path / "short", methods=[], tune=True, resume=True, seeds=3)
+    more = compared(place, tmp_path / "short", methods=[], tune="rates", resume=True, seeds=3)
     assert more.results["methods"]["lora"]["test"][:2] == longer.results["methods"]["lora"]["test"]
     assert more.results["methods"]["lora"]["seeds"] == [42, 43, 44]
 
@@ -176,7 +176,7 @@ def test_what_the_budget_leaves_out_is_said_and_done_when_it_grows(place, tmp_pa
 def test_a_comparison_that_was_killed_goes_on_to_the_same_end(place, plain, tmp_path):
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "deltatune.cli.main", "compare", str(place / "run.yaml"), "--methods", "ia3"]
-    command += ["--seeds", "2", "--no-tune", "--output", str(folder), "--quiet"]
+    command += ["--seeds", "2", "--own-rates", "--output", str(folder), "--quiet"]
     process = subprocess.Popen(command)
     while not (folder / "runs" / "lora-seed42" / "metrics.jsonl").exists():
         assert process.poll() is None
@@ -192,7 +192,7 @@ def test_a_comparison_that_was_killed_goes_on_to_the_same_end(place, plain, tmp_
 
 def test_ctrl_c_saves_and_says_how_to_go_on(place, tmp_path):
     folder = tmp_path / "stopped"
-    command = [sys.executable, "-m", "deltatune.cli.main", "compare", str(place / "run.yaml"), "--no-tune"]
+    command = [sys.executable, "-m", "deltatune.cli.main", "compare", str(place / "run.yaml"), "--own-rates"]
     command += ["--output", str(folder), "--quiet", "--training.num_train_epochs", "200"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list(folder.glob("runs/*/metrics.jsonl")):
@@ -234,7 +234,7 @@ def test_a_folder_holds_one_comparison(place, plain, tmp_path):
 
 
 def test_the_command_prints_tables_and_the_verdict(place, plain):
-    given = ["compare", str(place / "run.yaml"), "--methods", "ia3", "--seeds", "2", "--no-tune"]
+    given = ["compare", str(place / "run.yaml"), "--methods", "ia3", "--seeds", "2", "--own-rates"]
     given += ["--output", str(plain.folder), "--resume", "--quiet"]
     done = CliRunner().invoke(build(), given)
     assert done.exit_code == 0

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from deltatune.cli.train import going_on, overrides
 from deltatune.core.amounts import count, joules, size
 from deltatune.core.errors import SettingsError
 
+SEEDS = 3
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -21,9 +23,15 @@ def run(
     methods: Annotated[
         str, typer.Option(help="Methods, with commas; the config's own and the baselines are always there.")
     ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Whole runs of every method.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Whole runs of every method.")] = SEEDS,
     budget: Annotated[str, typer.Option(help="Time for all of it, such as 90s, 30m, 2h; none: no limit.")] = "",
-    tune: Annotated[bool, typer.Option("--tune/--no-tune", help="Search every method's learning rate.")] = True,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Search rate and size by Optuna; without it rates alone, by halving."),
+    ] = False,
+    own_rates: Annotated[bool, typer.Option("--own-rates", help="Search nothing: every method as it is.")] = False,
+    trials: Annotated[int | None, typer.Option(min=1, help="Short trials of every method, with --tune: 12.")] = None,
+    worker: Annotated[bool, typer.Option("--worker", help="Join the search that runs in the folder.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder; by default output_dir with -comparison.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison in the folder.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -35,13 +43,24 @@ def run(
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     given, limit = overrides(context.args), seconds(budget) if budget else None
+    if worker:
+        others = {"seeds": seeds != SEEDS, "tune": tune, "own-rates": own_rates, "resume": resume, "json": json}
+        _alone("--worker", {**others, "methods": names, "budget": limit, "trials": trials})
+        made = api.join_comparison(config, given, output_dir=output, quiet=quiet)
+        typer.echo(f"the search has ended; {made} trials were made here")
+        return
+    if own_rates:
+        _alone("--own-rates", {"tune": tune, "trials": trials})
+    elif trials and not tune:
+        raise SettingsError("--trials is the number of a search's", hint="add --tune")
     try:
         done = api.compare_config(
             *(config, given),
             methods=names,
             seeds=seeds,
             budget=limit,
-            tune=tune,
+            tune="settings" if tune else "none" if own_rates else "rates",
+            trials=trials,
             output_dir=output,
             resume=resume,
             quiet=quiet,
@@ -52,6 +71,13 @@ def run(
         show.as_json(done.results)
         return
     _report(done.folder, done.results)
+
+
+def _alone(option: str, others: Mapping[str, Any]) -> None:
+    """Raises `SettingsError` for options that say nothing beside another one."""
+    for name, given in others.items():
+        if given:
+            raise SettingsError(f"--{name} has no say with {option}", hint="leave one of them out")
 
 
 def seconds(text: str) -> float:
@@ -107,9 +133,14 @@ def _quality(name: str, results: dict[str, Any]) -> tuple[str, ...]:
     return name, f"{one['mean']:.4f}", f"{low:.4f} to {high:.4f}", *apart
 
 
+def _choice(one: Mapping[str, Any]) -> str:
+    """Rate and size that a method was trained with."""
+    return ", ".join([f"{one['learning_rate']:.3g}", *(f"{name}={value}" for name, value in one["changes"].items())])
+
+
 def _costs(name: str, one: dict[str, Any]) -> tuple[str, ...]:
     return (
-        *(name, f"{one['learning_rate']:.3g}", str(len(one["seeds"])), count(one["trainable_parameters"])),
+        *(name, _choice(one), str(len(one["seeds"])), count(one["trainable_parameters"])),
         *(size(one["adapter_bytes"]), size(one["peak_memory_bytes"]), f"{one['train_seconds']:.0f} s"),
         "-" if one["joules"] is None else joules(one["joules"]),
     )

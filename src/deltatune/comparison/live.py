@@ -39,7 +39,7 @@ class Watching:
 def _table(study: Study, what: str) -> Table:
     left = "" if study.clock.budget is None else f", {study.clock.left:.0f} s of the budget left"
     shown = Table(title="comparison", caption=f"{what}\n{study.clock.spent:.0f} s{left}", caption_justify="left")
-    for name in ("method", "learning rates tried", "rate", f"validation {study.metric}", "seeds"):
+    for name in ("method", "trials", "rate", f"validation {study.metric}", "seeds"):
         shown.add_column(name)
     for one in study.contenders:
         shown.add_row(*_cells(study, one))
@@ -51,7 +51,7 @@ def _cells(study: Study, one: Contender) -> tuple[str, ...]:
     if one.refused is not None:
         return name, "refused", "", "", ""
     values = [outcome.value for outcome in one.seeds.values() if outcome.value is not None]
-    trials = [study.sign * value for rung in one.rungs.values() for value in rung.values()]
+    trials = [study.sign * tried.score for tried in one.tried]
     best = statistics.mean(values) if values else study.sign * max((study.sign * v for v in trials), default=0.0)
     shown = f"{best:.4f}" if values or trials else ""
-    return name, str(len(trials)), f"{one.rate:g}", shown, f"{len(values)} of {len(study.seeds)}"
+    return name, str(len(trials)), f"{one.choice.rate:g}", shown, f"{len(values)} of {len(study.seeds)}"

@@ -65,8 +65,3 @@ def second(known: Scores) -> list[int]:
 def best(known: Scores) -> int:
     """The exponent of the best score, the nearer to the method's own rate where equal; 0 when none is known."""
     return min(known, key=lambda exponent: (-known[exponent], abs(exponent)), default=0)
-
-
-def chosen(rung_1: Scores, rung_2: Scores) -> int:
-    """The exponent to train with: the best of the longest rung that has any."""
-    return best(rung_2 or rung_1)

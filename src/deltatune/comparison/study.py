@@ -1,7 +1,7 @@
 """Study: the trials and runs of a comparison, in an order in which the budget may end it at any time.
 
     every entry onto the base once: refusals, sizes
-    every entry at its own rate, then at others, while there is time for tuning
+    trials of every entry, while there is time for tuning (`halving.py`, `searching.py`)
     a whole run of every entry with the first seed, then with the second, ...
 
 What is done is in the ledger and in the run folders, so a study that was killed goes on where it was.
@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deltatune.comparison import rates
+from deltatune.comparison.choice import Choice, Tried, best
 from deltatune.comparison.clock import Clock, expected
 from deltatune.comparison.entry import Entry
 from deltatune.comparison.ledger import Ledger, Outcome
-from deltatune.core.config import RunSettings
+from deltatune.core.config import RunSettings, read_yaml
 from deltatune.core.errors import DeltatuneError, StorageError
 from deltatune.finetuning import Run
 from deltatune.ground import attached
@@ -37,16 +37,22 @@ class Contender:
     entry: Entry
     trainable: int = 0
     refused: str | None = None
-    rungs: dict[int, dict[int, float]] = field(default_factory=lambda: {1: {}, 2: {}})
-    """Rung -> exponent of the rate -> score, more is better."""
+    tried: list[Tried] = field(default_factory=list)
     seconds: dict[float, list[float]] = field(default_factory=dict)
     """Share of the training -> seconds that trials took."""
     seeds: dict[int, Outcome] = field(default_factory=dict)
+    settled: Choice | None = None
+    """What its whole runs are trained with, when one has begun."""
 
     @property
-    def rate(self) -> float:
-        """The learning rate to train with, by what is known."""
-        return rates.rate(self.entry.centre, rates.chosen(self.rungs[1], self.rungs[2]))
+    def own(self) -> Choice:
+        """The method as it is."""
+        return Choice(self.entry.centre)
+
+    @property
+    def choice(self) -> Choice:
+        """What to train with, by what is known."""
+        return self.settled or best(self.tried, self.own)
 
     @property
     def runs(self) -> list[int]:
@@ -56,6 +62,12 @@ class Contender:
 
 Watch = Callable[["Study", str], None]
 """Told of every change, with what is going on now."""
+Tuning = Callable[["Study", list[Contender]], None]
+"""What settles the choice of every contender."""
+
+
+def as_it_is(study: "Study", contenders: list[Contender]) -> None:
+    """Every method at its own rate and size."""
 
 
 class Study:
@@ -69,14 +81,14 @@ class Study:
         *,
         seeds: int,
         budget: float | None,
-        tune: bool,
         watch: Watch,
         signals: Signals,
+        ledger: Ledger | None = None,
     ) -> None:
-        self.settings, self.folder, self.tune, self.watch, self.signals = settings, folder, tune, watch, signals
+        self.settings, self.folder, self.watch, self.signals = settings, folder, watch, signals
         self.seeds = [settings.training.seed + number for number in range(seeds)]
         self.contenders = [Contender(entry) for entry in entries]
-        self.ledger = Ledger(folder / "trials.jsonl")
+        self.ledger = ledger or Ledger(folder / "trials.jsonl")
         self.clock = Clock(budget, self.ledger.seconds)
         self.left_out: list[str] = []
         self.base = Base(settings)
@@ -85,24 +97,29 @@ class Study:
         self.steps = Plan.of(self.base.ground.examples["train"], settings.training).total
         self.sign = -1.0 if self.metric in task.lower_is_better else 1.0
 
-    def run(self) -> None:
+    def run(self, tune: Tuning) -> None:
         """All of it, as far as the budget goes."""
-        for contender in self.contenders:
-            self._try_on(contender)
-        open_ones = [one for one in self.contenders if one.refused is None]
-        if self.tune:
-            self._tune(open_ones)
+        open_ones = self.accepted()
+        for contender in open_ones:
+            contender.settled = self._settled(contender)
+        tune(self, open_ones)
         for seed in self.seeds:
             for contender in open_ones:
                 self._train(contender, seed)
 
     # -- before anything is trained
 
+    def accepted(self) -> list[Contender]:
+        """Those that the model does not refuse."""
+        for contender in self.contenders:
+            self._try_on(contender)
+        return [one for one in self.contenders if one.refused is None]
+
     def _try_on(self, contender: Contender) -> None:
         """Attaches and detaches: what the model refuses shows before the budget is spent."""
         ground, name = self.base.ground, contender.entry.name
         try:
-            adapter = attached(ground, self._plan(contender, name, 0, 1.0).method, self.seeds[0], name)
+            adapter = attached(ground, self._plan(contender, name, 0, 1.0, contender.own).method, self.seeds[0], name)
         except DeltatuneError as error:
             contender.refused = str(error)
             self.watch(self, f"{name} is refused: {error}")
@@ -110,37 +127,38 @@ class Study:
         contender.trainable = adapter.trainable_parameters
         adapter.detach()
 
-    # -- learning rates
+    def _settled(self, contender: Contender) -> Choice | None:
+        """The choice of whole runs that have begun: all seeds have the same."""
+        configs = (self.folder / "runs" / f"{contender.entry.name}-seed{seed}" / "config.yaml" for seed in self.seeds)
+        for config in configs:
+            if config.is_file():
+                values = read_yaml(config)
+                entry = contender.entry.settings
+                changes = {key: value for key, value in values["method"].items() if value != entry.get(key, value)}
+                return Choice(float(values["training"]["learning_rate"]), changes)
+        return None
 
-    def _tune(self, contenders: Sequence[Contender]) -> None:
-        """Breadth first: every entry at its own rate before any at others, all of these before one passes an edge."""
-        waiting = [one for one in contenders if self._rung(one, 1, [0])]
-        while waiting:
-            waiting = [one for one in waiting if self._rung(one, 1, rates.first(one.rungs[1]))]
-        for contender in contenders:
-            self._rung(contender, 2, rates.second(contender.rungs[1]))
+    # -- trials
 
-    def _rung(self, contender: Contender, rung: int, exponents: Sequence[int]) -> bool:
-        """Tries rates of an entry; false when there was nothing to try, or no time."""
-        share = rates.share(rung, self.steps)
-        if rung > 1 and share == rates.share(rung - 1, self.steps):
-            return False  # as long as those that are known
-        return all([self._trial(contender, rung, exponent, share) for exponent in exponents]) and bool(exponents)
-
-    def _trial(self, contender: Contender, rung: int, exponent: int, share: float) -> bool:
-        """Tries one rate, unless that is done or does not fit into the time; whether its score is known."""
-        name = f"{contender.entry.name}-rung{rung}-{_word(exponent)}"
+    def tries(self, contender: Contender, name: str, choice: Choice, share: float, kept: float = 0.0) -> Tried | None:
+        """Tries a choice, unless that is done; None where it does not fit into the time, `kept` seconds left over."""
         if name not in self.ledger.known:
-            rate = rates.rate(contender.entry.centre, exponent)
-            if not self.clock.tunes(expected(contender.seconds, share)):
-                self._leave_out(f"learning rate {rate:g} of {contender.entry.name} (the time for tuning is over)")
-                return False
-            self._do(self._plan(contender, name, self.seeds[0], share, rate=rate, trial=True))
+            if contender.settled is not None:
+                self.leave_out(f"{said(choice)} of {contender.entry.name} (its whole runs have begun)")
+                return None
+            if not self.clock.tunes(expected(contender.seconds, share) + kept):
+                self.leave_out(f"{said(choice)} of {contender.entry.name} (the time for tuning is over)")
+                return None
+            self._do(self._plan(contender, name, self.seeds[0], share, choice, trial=True))
         outcome = self.ledger.known[name]
         score = float("-inf") if outcome.value is None else self.sign * outcome.value
-        contender.rungs[rung][exponent] = score
-        contender.seconds.setdefault(share, []).append(outcome.seconds)
-        return True
+        return self.learns(contender, Tried(choice, share, score), outcome.seconds)
+
+    def learns(self, contender: Contender, tried: Tried, seconds: float) -> Tried:
+        """A trial is known, whoever made it."""
+        contender.tried.append(tried)
+        contender.seconds.setdefault(tried.share, []).append(seconds)
+        return tried
 
     # -- whole runs
 
@@ -150,29 +168,23 @@ class Study:
             needed = expected(contender.seconds, 1.0)
             if needed > self.clock.left:
                 took = f"needs about {needed:.0f} s, {max(0.0, self.clock.left):.0f} s are left"
-                self._leave_out(f"{contender.entry.name} with seed {seed} ({took})")
+                self.leave_out(f"{contender.entry.name} with seed {seed} ({took})")
                 return
-            self._do(self._plan(contender, name, seed, 1.0, rate=contender.rate if self.tune else None))
+            self._do(self._plan(contender, name, seed, 1.0, contender.choice))
         contender.seeds[seed] = outcome = self.ledger.known[name]
         contender.seconds.setdefault(1.0, []).append(outcome.seconds)
 
-    def _leave_out(self, what: str) -> None:
+    def leave_out(self, what: str) -> None:
+        """Notes what the budget had no room for."""
         self.left_out.append(what)
         self.watch(self, f"left out: {what}")
 
     # -- one training
 
     def _plan(
-        self,
-        contender: Contender,
-        name: str,
-        seed: int,
-        share: float,
-        *,
-        rate: float | None = None,
-        trial: bool = False,
+        self, contender: Contender, name: str, seed: int, share: float, choice: Choice, *, trial: bool = False
     ) -> Planned:
-        """The run of an entry: the config's, with this seed, rate and share of its length."""
+        """The run of an entry: the config's, with this seed, choice and share of its length."""
         given = self.settings.model_dump(mode="json")
         training = given["training"]
         length = {"num_train_epochs": training["num_train_epochs"] * share}
@@ -180,10 +192,10 @@ class Study:
             length["max_steps"] = max(1, round(training["max_steps"] * share))
         common = {key: given[key] for key in ("task", "model", "data", "forgetting")}
         own = {
-            "method": contender.entry.settings,
+            "method": {**contender.entry.settings, **choice.changes},
             "training": {
                 "seed": seed,
-                "learning_rate": rate or contender.entry.centre,
+                "learning_rate": choice.rate,
                 "trunk_cache_dir": training["trunk_cache_dir"] or str(self.folder / TRUNK),
                 **length,
             },
@@ -219,10 +231,11 @@ class Study:
         return done
 
 
-def _word(exponent: int) -> str:
-    """An exponent as part of a name.
+def said(choice: Choice) -> str:
+    """A choice in words.
 
-    >>> _word(-2), _word(0), _word(1)
-    ('down2', 'same', 'up1')
+    >>> said(Choice(1e-3)), said(Choice(2e-3, {"r": 4}))
+    ('learning rate 0.001', 'learning rate 0.002 with r=4')
     """
-    return "same" if exponent == 0 else f"{'up' if exponent > 0 else 'down'}{abs(exponent)}"
+    changes = ", ".join(f"{name}={value}" for name, value in choice.changes.items())
+    return f"learning rate {choice.rate:g}" + (f" with {changes}" if changes else "")

@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from deltatune.comparison import rates, significance
+from deltatune.comparison import significance
+from deltatune.comparison.choice import Tried
 from deltatune.comparison.fronts import front
 from deltatune.comparison.study import Contender, Study
 from deltatune.comparison.verdict import verdict
@@ -72,9 +73,10 @@ def _method(study: Study, contender: Contender, runs: list[Run]) -> dict[str, An
     results = [run.results for run in runs]
     found: dict[str, Any] = {
         "type": contender.entry.settings["type"],
-        "settings": contender.entry.settings,
-        "learning_rate": contender.rate,
-        "rates": [_trial(study, contender, rung, k) for rung, known in contender.rungs.items() for k in sorted(known)],
+        "settings": {**contender.entry.settings, **contender.choice.changes},
+        "learning_rate": contender.choice.rate,
+        "changes": dict(contender.choice.changes),
+        "rates": [_trial(study, one) for one in contender.tried],
         "seeds": contender.runs,
         "failed": {seed: outcome.error for seed, outcome in contender.seeds.items() if outcome.error},
         "validation": [one["validation"][study.metric] for one in results],
@@ -137,13 +139,13 @@ def _old_task(results: list[dict[str, Any]]) -> dict[str, Any]:
     return {"old_task": {**about, "before": first["off"], "after": after}, "old_task_lost": lost}
 
 
-def _trial(study: Study, contender: Contender, rung: int, exponent: int) -> dict[str, Any]:
-    """A learning rate that was tried; `value` is None where training diverged."""
-    score = contender.rungs[rung][exponent]
+def _trial(study: Study, tried: Tried) -> dict[str, Any]:
+    """A choice that was tried; `value` is None where training diverged."""
     return {
-        "learning_rate": rates.rate(contender.entry.centre, exponent),
-        "share": rates.share(rung, study.steps),
-        "value": study.sign * score if math.isfinite(score) else None,
+        "learning_rate": tried.choice.rate,
+        "settings": dict(tried.choice.changes),
+        "share": tried.share,
+        "value": study.sign * tried.score if math.isfinite(tried.score) else None,
     }
 
 

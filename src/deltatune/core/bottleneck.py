@@ -85,6 +85,10 @@ class BottleneckMethod(Method, ABC):
             self.size(site)
         return [*kept, *(model.parameters(roles=["norm"]) if self.train_layernorm else ())]
 
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Reduction factors."""
+        return [{"reduction_factor": factor, "bottleneck_size": None} for factor in (4.0, 8.0, 16.0, 32.0, 64.0)]
+
     def size(self, site: SublayerSite) -> int:
         """M at a sublayer; raises `SettingsError` when it is not in 1..D."""
         size = self.bottleneck_size or int(site.width / self.reduction_factor)

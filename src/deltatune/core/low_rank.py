@@ -49,6 +49,10 @@ class LowRankMethod(RankedMethod, ABC):
         """s at a site."""
         return self.alpha_at(site) / (math.sqrt(self.rank(site)) if self.use_rslora else self.rank(site))
 
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Ranks, the scale kept."""
+        return self.ranks("lora_alpha", 0.5 if self.use_rslora else 1.0)
+
     def count(self, sites: Sequence[Any]) -> int:
         """The sum of r (I k + O) over the layers, k the size of a kernel, once per stacked expert."""
         return sum(

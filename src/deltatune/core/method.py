@@ -165,6 +165,10 @@ class Method(Settings, ABC):
         """Methods that are attached, trained and saved along with this one, each on top of those before."""
         return ()
 
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Settings of other sizes worth trying, each with what has to change along; none where there is no size."""
+        return ()
+
     def worded(self, encode: Callable[[str], list[int]], labels: Sequence[str]) -> "Method":
         """The settings with texts and labels replaced by token ids, for a method that starts from words."""
         return self

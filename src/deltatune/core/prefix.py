@@ -76,6 +76,10 @@ class PrefixMethod(Method, ABC):
         trained: int = tokens * width + (width + 1) * hidden + (hidden + 1) * _width(sites) + gates
         return trained
 
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Lengths."""
+        return [{"num_virtual_tokens": tokens} for tokens in (5, 10, 20, 50, 100)]
+
     def pace(self, name: str) -> Pace:
         """No decay on the keys and values themselves."""
         return Pace(decay=False if name == "prefix" else None)

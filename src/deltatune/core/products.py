@@ -41,6 +41,10 @@ class ProductMethod(RankedMethod, ABC):
             )
         super().check(site)
 
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Ranks, the scale kept."""
+        return self.ranks("alpha")
+
     # -- peft's format
 
     own_fields: ClassVar[tuple[str, ...]] = ("alpha", "rank_dropout", "module_dropout")

@@ -37,6 +37,10 @@ class PromptMethod(Method, ABC):
         """The first stack that reads tokens: the encoder of an encoder-decoder."""
         return model.inputs()
 
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Lengths, as in Lester et al. 2021, section 3.2."""
+        return [{"num_virtual_tokens": tokens} for tokens in (1, 5, 20, 100, 150)]
+
     def pace(self, name: str) -> Pace:
         """No decay: zero is no word."""
         return Pace(decay=False)

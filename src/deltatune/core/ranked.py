@@ -14,6 +14,9 @@ from deltatune.core.targeted import TargetedMethod, matches, read_targets
 
 Value = TypeVar("Value")
 
+RANKS = (2, 4, 8, 16, 32, 64)
+"""Worth trying."""
+
 
 class RankedMethod(TargetedMethod, ABC):
     """Settings of a method whose change of a layer has a rank and a scale."""
@@ -54,6 +57,10 @@ class RankedMethod(TargetedMethod, ABC):
     def scale(self, site: LayerSite) -> float:
         """s = alpha / r at a site."""
         return self.alpha_at(site) / self.rank(site)
+
+    def ranks(self, alpha: str, power: float = 1.0) -> Sequence[Mapping[str, Any]]:
+        """Ranks worth trying, with the `alpha` (its name) that keeps a scale of alpha / r ** power."""
+        return [{"r": r, alpha: self.numerator * (r / self.r) ** power} for r in RANKS]
 
     # -- peft's format
 

@@ -4,7 +4,7 @@ Shape legend: O out, I in, K changed entries.
 """
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -27,6 +27,10 @@ class SparseMethod(TargetedMethod, ABC):
     """Share of the entries of each weight."""
     r: Annotated[int, Field(ge=1)] | None = None
     """As many entries as LoRA of this rank would train, r (I + O); instead of `density`."""
+
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Shares of the entries."""
+        return [{"density": density, "r": None} for density in (0.001, 0.003, 0.01, 0.03)]
 
     def check(self, site: LayerSite) -> None:
         """Raises `SettingsError` for what is no matrix of its own, or has fewer entries than asked for."""

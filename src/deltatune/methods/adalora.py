@@ -75,6 +75,13 @@ class AdaLoRA(TargetedMethod):
     total_step: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps in all; none takes what the training loop says."""
 
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Ranks in the end, those at the start half as large again as in the paper, the scale kept."""
+        return [
+            {"init_r": r, "target_r": 2 * r // 3, "lora_alpha": self.lora_alpha * r / self.init_r}
+            for r in (3, 6, 12, 24)
+        ]
+
     def check(self, site: LayerSite) -> None:
         """Raises `SettingsError` for what has no matrix of its own, for a rank that does not fit and wrong budgets."""
         super().check(site)

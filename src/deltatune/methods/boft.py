@@ -47,6 +47,10 @@ class BOFT(TargetedMethod):
     boft_n_butterfly_factor: Annotated[int, Field(ge=1, le=16)] = 2
     """M; 1 is OFT with a scale."""
 
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Blocks."""
+        return [{"boft_block_size": size, "boft_block_num": None} for size in (2, 4, 8)]
+
     def check(self, site: LayerSite) -> None:
         """Raises `SettingsError` for what is no matrix of its own, and for sizes that do not fit."""
         if site.kind in ("embedding", "conv") or site.copies:

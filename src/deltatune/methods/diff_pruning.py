@@ -71,6 +71,10 @@ class DiffPruning(Method):
         entries: int = sum(math.prod(site.shape) for site in sites)
         return entries * (2 if self.elementwise else 1) + len(sites)
 
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Shares of the entries."""
+        return [{"density": density} for density in (0.001, 0.005, 0.02)]
+
     def pace(self, name: str) -> Pace:
         """The gates move fast; nothing decays."""
         return Pace(rate=self.alpha_rate if "alpha" in name else 1.0, decay=False)

@@ -19,8 +19,8 @@ Paper    Sung et al. 2022, arXiv:2206.06522
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Annotated, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,10 @@ class Ladder(Method):
     """T: the smaller, the faster a gate decides for the side network or the base."""
     leave_out: tuple[int, ...] = ()
     """Blocks of the base that have no side block, from 0; the paper leaves 0, 4 and 8 of 12 out."""
+
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Widths of the side network."""
+        return [{"reduction_factor": factor} for factor in (2.0, 4.0, 8.0, 16.0)]
 
     def sites(self, model: Sites) -> Sequence[SideSite]:
         """The stack nearest to the answer; raises `SettingsError` for blocks it does not have."""

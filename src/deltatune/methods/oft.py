@@ -51,6 +51,10 @@ class OFT(TargetedMethod):
     num_cayley_neumann_terms: Annotated[int, Field(ge=3, le=64)] = 5
     """Terms of that series."""
 
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Blocks."""
+        return [{"oft_block_size": size, "r": None} for size in (8, 16, 32, 64)]
+
     def check(self, site: LayerSite) -> None:
         """Raises `SettingsError` for what is no matrix of its own, and for blocks without an angle."""
         if site.kind in ("embedding", "conv") or site.copies:

@@ -77,6 +77,10 @@ class SharedLoRA(TargetedMethod):
             )
         return found
 
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Ranks."""
+        return [{"r": r} for r in (2, 4, 8, 16)]
+
     def check(self, site: LayerSite) -> None:
         """Raises `SettingsError` for a rank that does not fit and for grouped convolutions."""
         super().check(site)

@@ -51,6 +51,10 @@ class VeRA(TargetedMethod):
     d_initial: float = 0.1
     """l_d at the start."""
 
+    def sizes(self) -> Sequence[Mapping[str, Any]]:
+        """Ranks."""
+        return [{"r": r} for r in (64, 128, 256, 512, 1024)]
+
     def check(self, site: LayerSite) -> None:
         """Raises `SettingsError` for what is no matrix of its own."""
         if site.kind not in ("linear", "conv1d"):

@@ -51,6 +51,7 @@ def comparison_page(results: Mapping[str, Any]) -> str:
         differences=_differences(results),
         fronts=list(_fronts(results, tested)),
         rates=list(_rates(results)),
+        trials=_trials(results),
         refused={name: own["refused"] for name, own in results["methods"].items() if own.get("refused")},
         failed={name: own["failed"] for name, own in results["methods"].items() if own.get("failed")},
         commands=_commands(results),
@@ -97,7 +98,7 @@ def _table(results: Mapping[str, Any], ranked: Sequence[str]) -> Listing:
                 f"{figure(low)} to {figure(high)}",
                 figure(validation),
                 str(len(own["test"])),
-                setting(own["learning_rate"]),
+                _choice(own["learning_rate"], own.get("changes", {})),
                 *(write(own[cost]) if own.get(cost) is not None else "-" for cost, (_, write) in costs.items()),
             ]
         )
@@ -199,7 +200,8 @@ def _rates(results: Mapping[str, Any]) -> Iterator[tuple[str, Markup | None]]:
         def draw(axes: Any, trials: Sequence[Mapping[str, Any]] = trials, own: Mapping[str, Any] = own) -> None:
             for length in dict.fromkeys(_length(trial) for trial in trials):
                 points = sorted((t["learning_rate"], t["value"]) for t in trials if _length(t) == length)
-                axes.plot(*zip(*points, strict=True), marker="o", label=length)
+                sized = any(trial.get("settings") for trial in trials)  # neighbours differ in more than the rate
+                axes.plot(*zip(*points, strict=True), marker="o", ls="" if sized else "-", label=length)
             if own["learning_rate"] is not None:
                 axes.axvline(own["learning_rate"], color="0.6", lw=1, ls="--", zorder=0)
             _log(axes)
@@ -209,6 +211,31 @@ def _rates(results: Mapping[str, Any]) -> Iterator[tuple[str, Markup | None]]:
 
         if trials:
             yield name, drawn(f"learning rates of {name}", draw, *SMALL)
+
+
+def _trials(results: Mapping[str, Any]) -> Listing | None:
+    """Every trial of a search that changed more than rates, the best of a method first."""
+    sign = 1 if results["lower_is_better"] else -1
+    lines = []
+    for name, own in results["methods"].items():
+        known = sorted(own["rates"], key=lambda one: (-one["share"], _rank(one, sign)))
+        lines += [[name, _choice(one["learning_rate"], one["settings"]), _length(one), _value(one)] for one in known]
+    if not any(one.get("settings") for own in results["methods"].values() for one in own["rates"]):
+        return None
+    return Listing("Trials", ["method", "learning rate and size", "training", said(results["metric"])], lines)
+
+
+def _rank(trial: Mapping[str, Any], sign: int) -> float:
+    return float("inf") if trial["value"] is None else sign * trial["value"]
+
+
+def _value(trial: Mapping[str, Any]) -> str:
+    return "diverged" if trial["value"] is None else figure(trial["value"])
+
+
+def _choice(rate: float, changes: Mapping[str, Any]) -> str:
+    """A learning rate and what of the method is not as it is by itself."""
+    return ", ".join([setting(rate), *(f"{name} = {setting(value)}" for name, value in changes.items())])
 
 
 def _length(trial: Mapping[str, Any]) -> str:
