@@ -140,6 +140,16 @@ def test_a_trial_of_a_process_that_died_is_given_to_the_next_and_at_the_second_d
     assert worst.name == asked[0].name and worst.score == float("-inf")
 
 
+def test_a_trial_that_a_signal_stopped_any_number_of_times_goes_on(tmp_path):
+    asked = []
+    for _ in range(4):
+        search = Search(tmp_path, 7)
+        with search.opened([LORA], 3):
+            asked.append(search.ask(LORA))
+            search.put_back(asked[-1])
+    assert len({one.name for one in asked}) == 1 and not search.found(LORA)
+
+
 def test_what_comes_after_a_trial_was_given_up_is_not_told(tmp_path):
     late, other = Search(tmp_path, 7), Search(tmp_path, 7)
     with other.opened([LORA], 3):
@@ -242,24 +252,30 @@ def until(condition, seconds=90):
         time.sleep(0.1)
 
 
+@pytest.mark.timeout(400)  # four processes that load everything
 def test_a_killed_search_goes_on_and_a_worker_takes_part_and_ends_with_it(place, tmp_path):
     folder = tmp_path / "killed"
-    with started(place, folder, "--tune", "--trials", "4", "--seeds", "1") as begun:
+    many = ("--tune", "--trials", "50", "--seeds", "1")
+    with started(place, folder, *many) as begun:
         until(lambda: len(trials_of(folder)) >= 2)
         begun.kill()
     assert not held(folder / ".search" / "open")
-    alone = subprocess.run(command(place, folder, "--worker"), capture_output=True, text=True, check=False)
-    assert alone.returncode == 2 and "no search runs in" in alone.stderr
-    with started(place, folder, "--tune", "--trials", "8", "--seeds", "1", "--resume", "--json") as resumed:
+    alone = CliRunner().invoke(build(), command(place, folder, "--worker")[3:])
+    assert isinstance(alone.exception, SettingsError) and "no search runs in" in str(alone.exception)
+    with started(place, folder, *many, "--resume") as resumed:
         until(lambda: held(folder / ".search" / "open"))
-        helper = subprocess.run(command(place, folder, "--worker"), capture_output=True, text=True, check=False)
-        out, said = resumed.communicate()
-    assert resumed.returncode == 0 and helper.returncode == 0, (said, helper.stderr)
-    assert "the search has ended; " in helper.stdout
-    for name, own in json.loads(out)["methods"].items():
-        short = min(one["share"] for one in own["rates"])
-        assert len([one for one in own["rates"] if one["share"] == short]) == 8, name
-        assert len(own["seeds"]) == 1
+        with started(place, folder, "--worker") as worker:
+            until(lambda: any(path.stat().st_size for path in (folder / ".search").glob("*.jsonl")))
+            resumed.terminate()
+            resumed.communicate()
+            said, errors = worker.communicate()
+    assert resumed.returncode == 143 and worker.returncode == 0, errors
+    assert int(said.split("; ")[1].split()[0]) >= 1
+    made = len(trials_of(folder))
+    last = command(place, folder, "--tune", "--trials", "1", "--seeds", "1", "--resume", "--json")
+    results = json.loads(subprocess.run(last, capture_output=True, text=True, check=True).stdout)
+    assert sum(len(own["rates"]) for own in results["methods"].values()) == made == len(trials_of(folder)) >= 3
+    assert all(len(own["seeds"]) == 1 for own in results["methods"].values())
 
 
 def test_ctrl_c_in_a_worker_stops_the_worker_alone(place, tmp_path):

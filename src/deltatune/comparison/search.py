@@ -120,6 +120,13 @@ class Search:
                 asked.trial.set_user_attr("seconds", seconds)
                 study.tell(asked.trial, score)
 
+    def put_back(self, asked: Asked) -> None:
+        """A trial that a signal stopped is nobody's fault: the next that asks goes on with it."""
+        with alone(self.place / "lock"):
+            trial = self._study(asked.entry).get_trials(deepcopy=False)[asked.trial.number]
+            if trial.state.name == "RUNNING":
+                _again(self._study(asked.entry), trial, trial.user_attrs.get("deaths", 0))
+
     def found(self, entry: Entry) -> list[Found]:
         """The trials of an entry that ended, whatever process made them."""
         return [
@@ -164,9 +171,16 @@ class Search:
             if deaths >= DEATHS:
                 study.tell(one.number, float("-inf"))
                 continue
-            study.tell(one.number, state=TrialState.FAIL)
-            kept = {"deaths": deaths, **{key: one.user_attrs[key] for key in ("name",) if key in one.user_attrs}}
-            study.enqueue_trial(one.params, user_attrs=kept)
+            _again(study, one, deaths)
+
+
+def _again(study: Any, trial: Any, deaths: int) -> None:
+    """A trial that did not end is there for the next that asks, from where it stands."""
+    from optuna.trial import TrialState
+
+    study.tell(trial.number, state=TrialState.FAIL)
+    kept = {"deaths": deaths, **{key: trial.user_attrs[key] for key in ("name",) if key in trial.user_attrs}}
+    study.enqueue_trial(trial.params, user_attrs=kept)
 
 
 def sizes(entry: Entry) -> list[str]:

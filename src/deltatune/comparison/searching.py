@@ -81,7 +81,11 @@ class Part:
         if asked is None:
             return False
         started = time.monotonic()
-        tried = self.study.tries(contender, asked.name, asked.choice, self.share)
+        try:
+            tried = self.study.tries(contender, asked.name, asked.choice, self.share)
+        except Stopped:
+            self.search.put_back(asked)
+            raise
         if tried is None:
             return False
         self.known.add(asked.name)

@@ -215,13 +215,13 @@ def _rates(results: Mapping[str, Any]) -> Iterator[tuple[str, Markup | None]]:
 
 def _trials(results: Mapping[str, Any]) -> Listing | None:
     """Every trial of a search that changed more than rates, the best of a method first."""
+    if not any(one.get("settings") for own in results["methods"].values() for one in own["rates"]):
+        return None
     sign = 1 if results["lower_is_better"] else -1
     lines = []
     for name, own in results["methods"].items():
         known = sorted(own["rates"], key=lambda one: (-one["share"], _rank(one, sign)))
         lines += [[name, _choice(one["learning_rate"], one["settings"]), _length(one), _value(one)] for one in known]
-    if not any(one.get("settings") for own in results["methods"].values() for one in own["rates"]):
-        return None
     return Listing("Trials", ["method", "learning rate and size", "training", said(results["metric"])], lines)
 
 
