@@ -74,6 +74,7 @@ def test_every_method_goes_the_whole_way(place, tmp_path, name, chosen):
         assert (run.folder / file).stat().st_size > 0 or file in ("rejected.jsonl", "noted.jsonl")
     again = deltatune.evaluate(run.folder, str(place / "reviews.csv"))
     assert again["rows"] == again["account"]["read"] == 240
+    assert deltatune.predict(run.folder, texts=[]) == deltatune.predict(run.folder, rows=[]) == []
     texts = deltatune.predict(run.folder, texts=["a superb film", "  "])
     assert texts[0]["label"] in ("good", "bad")
     assert texts[1]["error"].endswith("text is empty")

@@ -124,6 +124,8 @@ def predict(
     """
     if sum(given is not None for given in (texts, rows, file)) != 1:
         raise SettingsError("predict takes texts, or rows, or a file")
+    if file is None and not len(rows if rows is not None else texts or ()):
+        return []
     task, loaded, columns = _restored(source, model)
     if draw is not None:
         pictures.check(task)

@@ -190,6 +190,15 @@ def test_categories_need_names_of_their_own(tmp_path, categories):
         read(coco(tmp_path / "rows.json", categories=categories, annotations=[]), tmp_path)
 
 
+def test_two_files_of_one_id_have_no_boxes_of_their_own(tmp_path):
+    """As a careless merge of two data sets leaves them: each would have the boxes of both."""
+    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 7, "file_name": "b.jpg"}, {"id": 8, "file_name": "c.jpg"}]
+    annotation = {"id": 5, "image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]}
+    rows = read(coco(tmp_path / "rows.json", images=images, annotations=[annotation]), tmp_path).records
+    told = "image has an id that another file has too (id 7)"
+    assert [row.problem for row in rows] == [told, told, None]
+
+
 def test_an_image_without_a_name_is_a_problem_of_that_row(tmp_path):
     images = [{"id": 7}, {"file_name": "b.jpg"}, 3, {"id": 1, "file_name": "c.jpg"}]
     rows = read(coco(tmp_path / "rows.json", images=images, annotations=[]), tmp_path).records

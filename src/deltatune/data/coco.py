@@ -31,15 +31,20 @@ def coco(path: Path, values: Mapping[str, Any]) -> Table:
     labelled = isinstance(values.get("annotations"), list)
     of_image: dict[Any, list[Any]] = defaultdict(list)
     records = []
-    known = {_id(image.get("id")) for image in values["images"] if isinstance(image, dict)}
+    known: dict[Any, set[str]] = defaultdict(set)
+    for image in values["images"]:
+        if isinstance(image, dict):
+            known[_id(image.get("id"))].add(str(image.get("file_name")))
     for place, annotation in enumerate(values["annotations"] if labelled else (), 1):
-        image = _id(annotation.get("image_id")) if isinstance(annotation, dict) else None
-        if image in known and image is not None:
-            of_image[image].append(annotation)
+        own = _id(annotation.get("image_id")) if isinstance(annotation, dict) else None
+        if own in known and own is not None:
+            of_image[own].append(annotation)
         else:
             records.append(Record(str(path), place, {"path": ""}, f"annotation is of no image (number {place})"))
     root = _root(path, values["images"])
-    rows = [_record(path, root, place, image, of_image, names) for place, image in enumerate(values["images"], 1)]
+    rows = [
+        _record(path, root, place, image, of_image, names, known) for place, image in enumerate(values["images"], 1)
+    ]
     if not labelled:
         rows = [Record(row.file, row.line, {"path": row.values["path"]}, row.problem) for row in rows]
     return Table(str(path), ("path", "boxes") if labelled else ("path",), [*rows, *records])
@@ -60,10 +65,19 @@ def _id(value: Any) -> Any:
 
 
 def _record(
-    path: Path, root: Path, place: int, image: Any, of_image: Mapping[Any, list[Any]], names: Mapping[Any, str]
+    path: Path,
+    root: Path,
+    place: int,
+    image: Any,
+    of_image: Mapping[Any, list[Any]],
+    names: Mapping[Any, str],
+    known: Mapping[Any, set[str]],
 ) -> Record:
     if not isinstance(image, dict) or _id(image.get("id")) is None or not isinstance(image.get("file_name"), str):
         return Record(str(path), place, {"path": ""}, "image has no id or no file_name")
+    if len(known[image["id"]]) > 1:  # whose its boxes are nobody knows
+        told = f"image has an id that another file has too (id {image['id']})"
+        return Record(str(path), place, {"path": image["file_name"]}, told)
     found = [_entry(annotation, names) for annotation in of_image.get(image["id"], ())]
     problem = next((entry for entry in found if isinstance(entry, str)), None)
     return Record(str(path), place, {"path": str((root / image["file_name"]).resolve()), "boxes": found}, problem)
