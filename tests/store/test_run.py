@@ -169,3 +169,11 @@ def test_a_change_is_noted_with_the_newest_checkpoint_that_stood(folder):
 def test_a_run_folder_may_be_deep(tmp_path):
     RunFolder(tmp_path / "a" / "b" / "c").open(SETTINGS, resume=False)
     assert (tmp_path / "a" / "b" / "c" / "config.yaml").is_file()
+
+
+def test_lines_come_back_whatever_stands_in_their_texts(folder):
+    """Line separators of Unicode are no ends of lines in JSON, and JSON leaves them as they are."""
+    texts = [{"answer": f"one{mark}two"} for mark in ("\u2028", "\u2029", "\x85", "\n", "\r", "\x0b", "\x1e")]
+    folder.write_answers(texts)
+    folder.write_rejected(texts)
+    assert folder.read_answers() == texts and folder.read_rejected() == texts

@@ -37,14 +37,13 @@ class RunRecord:
     @classmethod
     def read(cls, folder: RunFolder, splits: Splits) -> "RunRecord":
         """What a run wrote; raises `OSError` where it is not finished."""
-        rejected = (folder.path / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
         return cls(
             folder.path,
             json.loads(folder.results.read_text(encoding="utf-8")),
             read_yaml(folder.path / "config.yaml"),
             json.loads((folder.path / "environment.json").read_text(encoding="utf-8")),
             curves.read(folder.metrics),
-            [json.loads(line) for line in rejected],
+            folder.read_rejected(),
             folder.read_answers(),
             splits.task,
             splits.test,

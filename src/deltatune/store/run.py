@@ -152,7 +152,11 @@ class RunFolder:
 
     def read_answers(self) -> list[dict[str, Any]]:
         """The lines of answers.jsonl."""
-        return [json.loads(line) for line in self.answers.read_text(encoding="utf-8").splitlines()]
+        return _read_lines(self.answers)
+
+    def read_rejected(self) -> list[dict[str, Any]]:
+        """The lines of rejected.jsonl."""
+        return _read_lines(self.path / "rejected.jsonl")
 
     def write_noted(self, noted: Iterable[Mapping[str, Any]]) -> None:
         """Writes noted.jsonl: file, line and reason of every row that is good and not used, not used whole, or near.
@@ -270,6 +274,12 @@ def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
     with writing(str(path)):
         atomic.write_text(path, text)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """What `_write_lines` wrote; `splitlines` would cut at U+2028 and its like, which stand in texts as they are."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
