@@ -212,7 +212,12 @@ class Handle:
     def export(
         self, *, base_model: str | None = None, task_type: Any = None, facts: Mapping[str, Any] | None = None
     ) -> AdapterFile:
-        """The adapter as it is saved: folded, without what only training needs."""
+        """The adapter as it is saved: folded, without what only training needs.
+
+        Raises `AdapterError` while it is merged: the base is not the one then that the file would be for.
+        """
+        if self.merged:
+            raise AdapterError(f"adapter {self.name!r} is merged into the base and not saved", hint="unmerge it first")
         attached = self.attached
         return AdapterFile(
             name=self.name,
