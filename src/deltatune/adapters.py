@@ -36,7 +36,8 @@ class Adapter(engine.Handle):
     ) -> Path:
         """Writes the adapter folder, whole or not at all: peft's format where peft has the method, or AdapterHub's.
 
-        Raises `AdapterError` for settings that AdapterHub's format has no words for.
+        An adapter that stands there is replaced, other files stay. Raises `AdapterError` for a merged adapter, and for
+        settings that AdapterHub's format has no words for.
         """
         file = self.export(base_model=base_model, facts=facts, task_type=task_type)
         if layout == "peft":

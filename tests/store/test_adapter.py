@@ -119,3 +119,31 @@ def test_values_that_peft_does_not_write_are_refused(folder, tmp_path):
         (place / store.CONFIG).write_text(json.dumps({**config, **change}))
         with pytest.raises(AdapterError, match=why):
             store.read(place)
+
+
+@pytest.mark.parametrize("layout", ["peft", "adapterhub"])
+def test_saving_into_a_folder_leaves_what_is_no_adapter_there(tmp_path, layout):
+    """A note, a repository, the state of a trainer: they were deleted with the folder that the new one replaced."""
+    method = deltatune.LoRA(r=2, target_modules=("attention.query", "attention.value"))
+    adapter = deltatune.attach(model_of("bert"), method, name="a")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text("ref")
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "parts" / "old").mkdir(parents=True)
+    adapter.save(tmp_path)
+    disturb(adapter)
+    adapter.save(tmp_path, layout=layout)
+    assert (tmp_path / "notes.txt").read_text() == "mine" and (tmp_path / ".git" / "HEAD").read_text() == "ref"
+    assert not (tmp_path / "parts").exists() and not list(tmp_path.parent.glob(".replaced-*"))
+    again = deltatune.load(model_of("bert"), tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), adapter.parameters(), strict=True))
+
+
+def test_a_merged_adapter_is_not_saved(tmp_path):
+    """Its file would be for the merged base, and load on no other."""
+    adapter = deltatune.attach(model_of("bert"), deltatune.LoRA(r=2), name="a")
+    adapter.merge()
+    with pytest.raises(AdapterError, match="'a' is merged.*unmerge it first"):
+        adapter.save(tmp_path / "out")
+    adapter.unmerge()
+    deltatune.load(model_of("bert"), adapter.save(tmp_path / "out"))

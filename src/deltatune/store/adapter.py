@@ -27,13 +27,17 @@ from deltatune.store.record import FORMAT, Record, check_globs
 MAX_DEPTH = 3
 """Adapters inside of adapters: a mix of methods may hold a fusion, which reads others."""
 CONFIG, WEIGHTS, PARTS = "adapter_config.json", "adapter_model.safetensors", "parts"
+CARD = "README.md"
 ON_THE_CARD = ("energy",)
 """Facts for the card alone: measured, so that they differ where the same training is run again."""
 
 
 def write(file: AdapterFile, folder: Path) -> Path:
-    """Writes an adapter folder, whole or not at all; tensors keep their dtype."""
-    with atomic.folder(folder, manifest=False) as staging:
+    """Writes an adapter folder, whole or not at all; tensors keep their dtype.
+
+    An adapter that stands there is replaced, in either format; what else is there stays.
+    """
+    with atomic.folder(folder, manifest=False, own=(CONFIG, WEIGHTS, CARD, PARTS, *adapterhub.FILES)) as staging:
         _fill(file, staging)
     return folder
 
@@ -44,7 +48,7 @@ def _fill(file: AdapterFile, folder: Path) -> None:
     config = json.dumps(_config(file), indent=2, sort_keys=True) + "\n"
     save_file(_unshared(tensors), folder / WEIGHTS, metadata=_metadata(file))
     (folder / CONFIG).write_text(config, encoding="utf-8")
-    (folder / "README.md").write_text(card(file, config), encoding="utf-8")
+    (folder / CARD).write_text(card(file, config), encoding="utf-8")
     for part in file.parts:
         (folder / PARTS / part.name).mkdir(parents=True)
         _fill(part, folder / PARTS / part.name)

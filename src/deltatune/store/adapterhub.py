@@ -35,6 +35,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter.safetensors"
 HEAD_CONFIG, HEAD_WEIGHTS = "head_config.json", "model_head.safetensors"
 FUSION_CONFIG, FUSION_WEIGHTS = "adapter_fusion_config.json", "model_adapter_fusion.safetensors"
 SETUP = "adapter_setup.json"
+FILES = (CONFIG, WEIGHTS, HEAD_CONFIG, HEAD_WEIGHTS, FUSION_CONFIG, FUSION_WEIGHTS, SETUP)
+"""What a folder may hold that is AdapterHub's."""
 VIRTUAL = ("prompt", "prefix")
 VERSION = "adapters.1.3.0"
 """Whose format is written."""
@@ -307,7 +309,7 @@ def _fusion(file: AdapterFile, name: str, model: Mapping[str, Any]) -> dict[str,
 
 
 def _put(folder: Path, content: Mapping[str, Any]) -> Path:
-    with atomic.folder(folder, manifest=False) as staging:
+    with atomic.folder(folder, manifest=False, own=FILES) as staging:
         for name, value in content.items():
             if name.endswith(".json"):
                 (staging / name).write_text(_text(value), encoding="utf-8")

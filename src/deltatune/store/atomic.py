@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,10 +25,11 @@ STAGING, REPLACED, TRASH = ".staging", ".replaced", ".trash"
 
 
 @contextmanager
-def folder(final: Path, *, manifest: bool = True) -> Iterator[Path]:
+def folder(final: Path, *, manifest: bool = True, own: Collection[str] | None = None) -> Iterator[Path]:
     """A staging folder that becomes `final` when the block ends well; what stood at `final` is replaced.
 
-    With a manifest it holds files only, no folders. After an exception `final` is as it was and nothing else is left.
+    With `own` only what has one of these names is: everything else there stays. With a manifest it holds files only, no
+    folders. After an exception `final` is as it was and nothing else is left.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     staging = _hidden(STAGING, final)
@@ -40,7 +41,7 @@ def folder(final: Path, *, manifest: bool = True) -> Iterator[Path]:
         if manifest:
             write_text(staging / MANIFEST, json.dumps(_manifest(staging), indent=2, sort_keys=True) + "\n")
         _sync(staging)
-        _put(staging, final)
+        _put(staging, final, own)
         _sync(final.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -143,7 +144,7 @@ def _hidden(kind: str, path: Path) -> Path:
     return path.parent / f"{kind}-{path.name}-{this_process()}-{secrets.token_hex(4)}"
 
 
-def _put(staging: Path, final: Path) -> None:
+def _put(staging: Path, final: Path, own: Collection[str] | None) -> None:
     """Puts the staging folder in place; an existing folder steps aside first, and back if that fails."""
     if not final.exists():
         staging.rename(final)
@@ -157,6 +158,8 @@ def _put(staging: Path, final: Path) -> None:
     except BaseException:
         aside.rename(final)
         raise
+    for path in () if own is None else [path for path in aside.iterdir() if path.name not in own]:
+        path.rename(final / path.name)
     shutil.rmtree(aside, ignore_errors=True)
 
 
