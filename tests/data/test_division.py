@@ -85,6 +85,25 @@ def test_rows_of_one_group_stay_in_one_split(tmp_path):
     assert len(splits.test) == 20
 
 
+def test_a_group_that_two_files_share_stops_unless_allowed(tmp_path, caplog):
+    rows = reviews(240)
+    for row in rows[200:]:
+        row["patient"] = str(row["patient"] - 1)  # the first one is the last of the training rows
+    path = written(tmp_path, rows[:200])
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[200:]))
+    data = DataSettings(train=path, test="test.jsonl", group_column="patient", validation_fraction=0.04)
+    with pytest.raises(
+        DataError, match=r"1 groups of test stand in (train|validation) too \(patient\): 49;.*allow_overlap"
+    ):
+        load(data, task("text-classification"), tmp_path)
+    allowed = data.model_copy(update={"allow_overlap": True})
+    assert len(load(allowed, task("text-classification"), tmp_path).test) == 40
+    assert "1 groups of test stand in" in caplog.text
+    plain = [{"text": row["text"], "label": row["label"]} for row in rows[200:]]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in plain))
+    assert len(load(data, task("text-classification"), tmp_path).test) == 40  # without the column nothing is known
+
+
 def test_a_group_column_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"no column 'patent' that groups the rows .* did you mean patient"):
         load(

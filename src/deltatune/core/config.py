@@ -114,7 +114,7 @@ class DataSettings(Settings):
     max_rows: Annotated[int, Field(ge=1)] | None = None
     """Use only this many training rows, drawn by `split_seed`; none means all."""
     allow_overlap: bool = False
-    """Go on although rows of the training data stand in the validation or test data too."""
+    """Go on although rows of the training data, or groups of one part, stand in another one too."""
     group_column: str | None = None
     """Column of what rows belong to (patient, speaker, document): no group stands in two splits."""
     task_column: str | None = None

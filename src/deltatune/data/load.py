@@ -5,12 +5,14 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from deltatune.core.config import DataSettings
 from deltatune.core.division import by_group
 from deltatune.core.errors import DataError, SettingsError
+from deltatune.core.labels import called
 from deltatune.core.task import GROUP, TASK, Row, Task
 from deltatune.data.accounts import Accounts, FileAccount, PartAccount
 from deltatune.data.check import Checked, Placed, Rejected, check, gate, overlap, row_of
@@ -89,6 +91,7 @@ def load(data: DataSettings, task: Task, folder: Path) -> Splits:
     )
     places = {name: found.kept for name, found in again.items()}
     _check_overlap(places, fitted, data)
+    _check_groups(places, data)
     twins = _near(places, fitted)
     parts = {name: [place.row for place in found] for name, found in places.items()}
     return Splits(
@@ -123,7 +126,7 @@ def rows_of(table: Table, task: Task, columns: Columns, *, labelled: bool) -> li
 def _checked(source: str, data: DataSettings, task: Task, folder: Path) -> Checked:
     table = read(source, folder)
     columns = _columns(table, task, data.columns, data.task_column)
-    if data.group_column is not None and source == data.train:
+    if data.group_column is not None and (source == data.train or data.group_column in table.columns):
         columns |= column_of(table, data.group_column, GROUP, "data.group_column", "groups the rows")
     found = check(table, columns, task)
     gate(found, data.max_rejected)
@@ -228,6 +231,19 @@ def _check_overlap(places: Mapping[str, Sequence[Placed]], task: Task, data: Dat
     if not (data.allow_overlap or task.repeats):
         raise DataError(text, hint="take them out, or accept it with data.allow_overlap: true")
     logger.warning("%s", text)
+
+
+def _check_groups(places: Mapping[str, Sequence[Placed]], data: DataSettings) -> None:
+    """Raises `DataError` where a group stands in two parts, as it can where they have files of their own."""
+    groups = {part: {called(p.row[GROUP]) for p in found if GROUP in p.row} for part, found in places.items()}
+    for one, other in combinations(PARTS, 2):
+        both = sorted(groups[one] & groups[other])
+        if both:
+            named = f"({data.group_column}): {', '.join(both[:3])}"
+            text = f"{len(both):,} groups of {other} stand in {one} too {named}"
+            if not data.allow_overlap:
+                raise DataError(text, hint="take them out, or accept it with data.allow_overlap: true")
+            logger.warning("%s", text)
 
 
 def _near(places: Mapping[str, Sequence[Placed]], task: Task) -> list[Note]:
