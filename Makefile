@@ -35,7 +35,7 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
 	$(OLDEST)/bin/python -m pip install --quiet torch==$(OLDEST_TORCH)
-	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[dev,report,text,vision,audio,chem]'
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[dev,report,text,vision,audio,chem,hpo]'
 	touch $@
 
 demo: $(STAMP)

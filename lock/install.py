@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = "dev,report,text,vision,audio,chem"
+EXTRAS = "dev,report,text,vision,audio,chem,hpo"
 
 
 def pip(*words: str) -> None:
