@@ -1,5 +1,7 @@
 """What a rehearsal acts on: some of the rows, an adapter that comes back to its start, a base that stays."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from deltatune.core.config import RunSettings, read_yaml
 from deltatune.data.load import load
 from deltatune.rehearsal import stage as staging
 from deltatune.rehearsal.clock import Clock
+from deltatune.rehearsal.evaluation import _spread, evaluation_line
 from deltatune.rehearsal.practice import practising
 from deltatune.rehearsal.stage import stage_of
 from rehearsal.planted import texts
@@ -30,6 +33,15 @@ def test_some_rows_are_drawn_in_random_order_and_accounted_for(stage):
     places = [whole.places[id(row)].line for row in few.train]
     assert places != sorted(places) and len(set(places)) == 120
     assert few.accounts.parts["train"].not_drawn == 200 and few.accounts.parts["train"].kept == 120
+
+
+def test_the_loss_of_an_evaluation_is_the_mean_over_all_its_rows(stage):
+    """Which are scored in waves of more and more rows."""
+    training = stage.settings.training.model_copy(update={"metric_for_best_model": "loss"})
+    line = evaluation_line(replace(stage, settings=stage.settings.model_copy(update={"training": training})))
+    count = int(re.search(r"on (\d+) validation rows", line.seen)[1])
+    examples = _spread(stage)[1][:count]
+    assert count > 8 and line.details["value"] == pytest.approx(stage.loss(examples)[0], rel=1e-4)
 
 
 def test_practice_moves_the_adapter_and_leaves_no_trace(stage):

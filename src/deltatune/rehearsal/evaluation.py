@@ -28,7 +28,7 @@ def evaluation_line(stage: Stage) -> Line:
     for start, end in WAVES:
         own, loss = _answers(stage, examples[start:end])
         found += own
-        losses += [] if loss is None else [loss]
+        losses += [] if loss is None else [loss] * len(own)
         each = (time.perf_counter() - began) / len(found)
         if len(found) == len(rows) or 4 * end * each > seconds:
             break
