@@ -2,8 +2,8 @@
 
     python benchmarks/claims.py
 
-Reads what other benchmarks have kept in docs/results (quality.json, curves.json, forgetting.json) and writes
-docs/evidence.md and docs/results/curves.svg; trains nothing. A claim is confirmed when the 95 % interval of the
+Reads what other benchmarks have kept in docs/results (quality.json, curves.json, forgetting.json, old-task.json) and
+writes docs/evidence.md and docs/results/curves.svg; trains nothing. A claim is confirmed when the 95 % interval of the
 difference (Student's t over seeds, the same rows and seeds for both) lies on its side of zero, contradicted when it
 lies on the other, not shown when it holds zero.
 """
@@ -29,7 +29,8 @@ def main() -> None:
     parts = {
         "cost": cost(read("quality")),
         "curves": curves(read("curves")),
-        "forgetting": forgetting(read("forgetting")),
+        "forgetting": forgetting(read("forgetting"), "agreement", "agreement with the base"),
+        "old-task": old_task(read("old-task")),
     }
     for name, lines in parts.items():
         put(PAGE, lines, name)
@@ -155,23 +156,31 @@ def plot(kept: dict[str, Any], arms: Sequence[str]) -> None:
         figure.savefig(PLOT, metadata={"Date": None})
 
 
-def forgetting(kept: dict[str, Any]) -> list[str]:
-    """How far representations moved, and whether full fine-tuning moved them farther: at each of its rates."""
+def old_task(kept: dict[str, Any]) -> list[str]:
+    """What is left of an old task's metric, and what it was before."""
+    one = next(iter(next(iter(kept.values())).values()))
+    lines = forgetting(kept, "after", "F1 of entities after")
+    return [*lines[:-1], f"F1 before: {one['before']:.3f}, on {one['rows']:,} sentences. {lines[-1]}"]
+
+
+def forgetting(kept: dict[str, Any], key: str, words: str) -> list[str]:
+    """What is left of the base by a measure, and whether full fine-tuning leaves less: at each of its rates."""
     arms = list(next(iter(kept.values())))
+    kept = {seed: own for seed, own in kept.items() if len(own) == len(arms)}  # a seed that is under way waits
     fulls = [arm for arm in arms if arm.startswith(FULL)]
-    head = ["method", "test accuracy", "agreement with the base", *(f"more than {arm}'s" for arm in fulls)]
+    head = ["method", "test accuracy", words, *(f"more than {arm}'s" for arm in fulls)]
     table = ["| " + " | ".join([*head, "forgets less"]) + " |", "|---|" + "---:|" * (len(head) - 1) + "---|"]
     for arm in arms:
-        mean = {key: statistics.mean(one[arm][key] for one in kept.values()) for key in ("accuracy", "agreement")}
-        cells, words = [arm, f"{mean['accuracy']:.1%}", f"{mean['agreement']:.3f}"], []
+        mean = {name: statistics.mean(one[arm][name] for one in kept.values()) for name in ("accuracy", key)}
+        cells, verdicts = [arm, f"{mean['accuracy']:.1%}", f"{mean[key]:.3f}"], []
         for full in fulls:
             if arm in fulls:
                 cells.append("-")
                 continue
-            apart = interval([one[arm]["agreement"] - one[full]["agreement"] for one in kept.values()])
+            apart = interval([one[arm][key] - one[full][key] for one in kept.values()])
             cells.append(f"{apart[0]:+.3f} ({apart[1]:+.3f} to {apart[2]:+.3f})")
-            words.append(f"than {full}: {verdict(*apart[1:])}")
-        table.append("| " + " | ".join([*cells, "; ".join(words) or "-"]) + " |")
+            verdicts.append(f"than {full}: {verdict(*apart[1:])}")
+        table.append("| " + " | ".join([*cells, "; ".join(verdicts) or "-"]) + " |")
     return [*table, "", f"Seeds: {len(kept)}."]
 
 
