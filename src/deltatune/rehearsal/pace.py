@@ -1,17 +1,16 @@
 """Pace: how long a pass over some examples takes, by what the longest batch took, and which of them can be afforded."""
 
-import math
 from collections.abc import Sequence
 from statistics import median
 
+from deltatune.advise import batches
 from deltatune.rehearsal.stage import Stage
 
 
 def steps_of(stage: Stage) -> int:
     """Optimizer steps of the whole training; where rows are packed, those it would have without."""
     training = stage.settings.training
-    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    return training.max_steps or max(1, int(math.ceil(len(stage.splits.train) / rows) * training.num_train_epochs))
+    return batches.steps_of(-(-len(stage.splits.train) // training.per_device_train_batch_size), training)
 
 
 def cost_s(stage: Stage, rows: Sequence[int]) -> float:
