@@ -20,7 +20,7 @@ from deltatune.core.config import RunSettings, override, read_yaml
 from deltatune.core.errors import DeltatuneError
 from deltatune.core.method import Method
 from deltatune.core.task import SOURCES, Example, Task
-from deltatune.data.load import Splits
+from deltatune.data.load import Splits, content_hash
 from deltatune.data.load import load as load_splits
 from deltatune.data.usable import usable
 from deltatune.engine.fingerprint import exact_hash
@@ -204,6 +204,7 @@ class Running:
             self.teacher,
             partial(_places, self.ground.splits, self.examples["train"]),
             self.label,
+            content_hash(self.ground.splits.train, self.task),
         )
 
     def answers(self, part: str) -> Answered:

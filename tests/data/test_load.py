@@ -12,7 +12,7 @@ from deltatune.core.registry import task
 from deltatune.core.task import Column
 from deltatune.data.check import Placed
 from deltatune.data.columns import match
-from deltatune.data.load import load, rows_of
+from deltatune.data.load import content_hash, load, rows_of
 from deltatune.data.read import read
 from deltatune.data.split import sample, split
 from deltatune.data.table import Table
@@ -261,3 +261,13 @@ def test_rows_to_predict_need_no_label_and_never_show_it(tmp_path, labelled):
     if not labelled:
         with pytest.raises(DataError, match="no column 'kind'"):
             rows_of(table, Wide(), {"label": "kind"}, labelled=True)
+
+
+def test_the_hash_of_rows_is_of_what_stands_in_them_and_not_of_where_files_lie():
+    images = task("image-classification")
+    here = [{"path": "/here/cats/1.png", "label": "cat"}, {"path": "/here/dogs/2.png", "label": "dog"}]
+    moved = [{**row, "path": row["path"].replace("/here", "/there/on")} for row in here]
+    turned = [{**row, "label": "dog"} for row in here]
+    assert content_hash(here, images) == content_hash(moved, images)
+    assert content_hash(turned, images) != content_hash(here, images) != content_hash(here[::-1], images)
+    assert content_hash([{"text": "/a/b"}], TASK) != content_hash([{"text": "/c/b"}], TASK)

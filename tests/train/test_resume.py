@@ -157,6 +157,22 @@ def test_other_rows_are_refused(tmp_path):
         train(job(tmp_path, rows=21, **SETTINGS), resume=True)
 
 
+def test_rows_of_the_same_lengths_with_other_content_are_refused(tmp_path):
+    """Labels turned round leave every length as it is: a training went on with them and said nothing."""
+    train(replace(job(tmp_path, **SETTINGS), content="as it was"))
+    with pytest.raises(DataError, match="training rows are not those"):
+        train(replace(job(tmp_path, **SETTINGS), content="otherwise"), resume=True)
+    assert train(replace(job(tmp_path, **SETTINGS), content="as it was"), resume=True).resumed_at == 9
+
+
+def test_a_checkpoint_that_knows_no_content_goes_on(tmp_path, monkeypatch):
+    """Earlier versions wrote none."""
+    write = state.save
+    monkeypatch.setattr(state, "save", lambda to, own: write(to, {k: v for k, v in own.items() if k != "content"}))
+    train(job(tmp_path, **SETTINGS))
+    assert train(replace(job(tmp_path, **SETTINGS), content="known now"), resume=True).resumed_at == 9
+
+
 def test_a_changed_rate_decay_length_and_patience_take_effect(tmp_path):
     """The rest is trained as a training with the new settings would from the same weights and moments."""
     first = {**SETTINGS, "max_steps": 8, "lr_scheduler_type": "constant", "max_grad_norm": None}

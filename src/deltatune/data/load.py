@@ -255,6 +255,16 @@ def _near(places: Mapping[str, Sequence[Placed]], task: Task) -> list[Note]:
     return found
 
 
-def _fingerprint(rows: Mapping[str, Any]) -> str:
+def content_hash(rows: Sequence[Row], task: Task) -> str:
+    """sha256 (hex) over rows, wherever their files lie now: of a path it is the last name that counts."""
+    paths = [word for word, column in task.columns.items() if column.path]
+    if paths:
+        rows = [
+            {**row, **{word: Path(row[word]).name for word in paths if isinstance(row.get(word), str)}} for row in rows
+        ]
+    return _fingerprint(rows)
+
+
+def _fingerprint(rows: Any) -> str:
     text = json.dumps(rows, sort_keys=True, default=str, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()

@@ -54,6 +54,7 @@ def write(folder: Path, training: Training, plan: Plan, random: list[dict[str, A
             {
                 "version": VERSION,
                 "rows": plan.fingerprint(),
+                "content": plan.content,
                 "adapter": training.handle.state_dict(),
                 "optimizer": training.optimizer.state_dict(),
                 "schedule": training.schedule.state_dict(),
@@ -79,7 +80,8 @@ def read(folder: Path, training: Training, plan: Plan, process: int = 0) -> None
             f"{folder} has layout {found['version']}, this version of deltatune reads {VERSION}",
             hint="resume with the version that wrote it (environment.json)",
         )
-    if found["rows"] != plan.fingerprint():
+    before = found.get("content", plan.content)  # checkpoints of earlier versions know lengths and tasks alone
+    if found["rows"] != plan.fingerprint() or before != plan.content:
         raise DataError(
             f"the training rows are not those that {folder} was trained on",
             hint="put the old rows back, or start a new run",

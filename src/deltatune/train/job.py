@@ -38,6 +38,8 @@ class Job:
     """Where the rows of a training example stand: `file` and `line` of each."""
     label: str = ""
     """What its lines begin with on the screen, where several trainings are shown."""
+    content: str = ""
+    """Hash of what stands in the training rows, by which a resumed training knows them; empty: by lengths alone."""
 
 
 @dataclass(frozen=True, slots=True)

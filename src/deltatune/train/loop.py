@@ -54,7 +54,7 @@ def train_together(jobs: Sequence[Job], *, resume: bool = False) -> list[Trained
     """
     lead = jobs[0]
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    plan = Plan.of(lead.examples, lead.settings, accelerator.num_processes)
+    plan = Plan.of(lead.examples, lead.settings, accelerator.num_processes, lead.content)
     network = _network(accelerator, [job.handle for job in jobs], lead.settings)
     runners = [Runner(job, plan, accelerator) for job in jobs]
     forget_peak()

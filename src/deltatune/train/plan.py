@@ -41,9 +41,13 @@ class Plan:
     accumulation: int
     total: int
     """Optimizer steps in all."""
+    content: str = ""
+    """Hash of what stands in the rows; empty where nobody knows."""
 
     @classmethod
-    def of(cls, examples: Sequence[Example], settings: TrainingSettings, processes: int = 1) -> "Plan":
+    def of(
+        cls, examples: Sequence[Example], settings: TrainingSettings, processes: int = 1, content: str = ""
+    ) -> "Plan":
         """The plan for these rows; `max_steps` takes the place of the epochs.
 
         Raises `SettingsError` for a sampling temperature when the rows have no tasks.
@@ -57,9 +61,8 @@ class Plan:
         budget = settings.max_tokens_per_batch and settings.max_tokens_per_batch * processes
         batches = Batches(lengths, size, settings.seed, tasks, temperature or 1.0, budget)
         accumulation = settings.gradient_accumulation_steps
-        return cls(
-            batches, accumulation, settings.max_steps or _steps(batches, accumulation, settings.num_train_epochs)
-        )
+        total = settings.max_steps or _steps(batches, accumulation, settings.num_train_epochs)
+        return cls(batches, accumulation, total, content)
 
     def steps(self, position: Position) -> Iterator[Step]:
         """Every step from a position on; the position itself stays, `advance` moves it."""
@@ -74,7 +77,10 @@ class Plan:
             position.epoch, position.batch = position.epoch + 1, 0
 
     def fingerprint(self) -> str:
-        """Hash of lengths and tasks of all rows in their order: a resumed training must have the same."""
+        """Hash of lengths and tasks of all rows in their order: a resumed training must have the same.
+
+        What stands in them is `content`'s to tell.
+        """
         found = hashlib.sha256(np.asarray(self.batches.lengths, dtype="<i8").tobytes())
         if self.batches.tasks is not None:
             found.update(np.asarray(self.batches.tasks, dtype="<i8").tobytes())
