@@ -106,3 +106,13 @@ def test_steps_draw_nothing_themselves(monkeypatch):
         for number in range(50_000):
             progress.step(number)
         assert len(drawn) - before < 500 and progress.view.step == 49_999
+
+
+def test_trainings_that_share_their_passes_take_as_long_as_all_of_them():
+    """A line has a share of the seconds: eight at once showed an eighth of the time left and eight times the speed."""
+    progress = Progress(100, Position(), quiet=True, together=8)
+    for number in range(8):
+        line = {"step": 10, "loss": 1.0, "learning_rate": 1e-3, "tokens": 8000, "seconds": 10.0}
+        progress.log(line, f"run {number}")
+    tracks = list(progress.view.tracks.values())
+    assert max(track.left for track in tracks) == 720.0 and sum(track.per_second for track in tracks) == 800.0

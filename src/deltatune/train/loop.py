@@ -71,7 +71,7 @@ def train_together(jobs: Sequence[Job], *, resume: bool = False) -> list[Trained
             stack.enter_context(runner.records.watched())
         quiet = lead.quiet or not runners[0].records.main
         start, unit = runners[0].training.position, lead.task.counted
-        progress = stack.enter_context(Progress(plan.total, start, unit=unit, quiet=quiet))
+        progress = stack.enter_context(Progress(plan.total, start, unit=unit, quiet=quiet, together=len(runners)))
         stacks = stack.enter_context(runners[0].records.stacks())
         for step, running in _steps(plan, runners):
             started = time.perf_counter()

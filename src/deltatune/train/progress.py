@@ -16,11 +16,12 @@ from deltatune.train.stopping import Best
 class Progress:
     """Shows step, loss, metric, learning rate, speed, memory and time left.
 
-    `unit` is what the lengths of examples count (tokens, images, frames).
+    `unit` is what the lengths of examples count (tokens, images, frames). Of `together` trainings that share their
+    passes each has a share of the seconds: all of them take so many times as long.
     """
 
-    def __init__(self, total: int, start: Position, *, unit: str = "tokens", quiet: bool) -> None:
-        self.quiet = quiet
+    def __init__(self, total: int, start: Position, *, unit: str = "tokens", quiet: bool, together: int = 1) -> None:
+        self.quiet, self.together = quiet, together
         self.metrics: dict[str, str] = {}
         """The last evaluation of every training shown here."""
         self.view = View(total, unit, start.step)
@@ -45,7 +46,7 @@ class Progress:
 
     def log(self, line: Mapping[str, Any], label: str = "") -> None:
         """Shows a line of the log; `label` says whose it is where there are several."""
-        view, step, seconds = self.view, line["step"], max(line["seconds"], 1e-9)
+        view, step, seconds = self.view, line["step"], max(line["seconds"] * self.together, 1e-9)
         track = view.track(label)
         track.loss.add(line["loss"])
         track.rate, track.per_second = line["learning_rate"], line["tokens"] / seconds
