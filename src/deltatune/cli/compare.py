@@ -109,7 +109,7 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
     old = old_task(tested)
     lost = [[name, _moved(tested[name]), *([_after(tested[name])] if old else [])] for name in order]
     about = ["", "forgets", *([f"old {old['metric']}"] if old else [])]
-    show.table("what they forget, adapter on", about, lost, right=(1, 2), marked=marked)
+    show.table("what they forget", about, lost, right=(1, 2), marked=marked)
     if old:
         typer.echo(f"old task: {old['task']}, {old['metric']} on {old['rows']:,} rows, {old['before']:.4f} before")
     if sources := energy_sources(tested):

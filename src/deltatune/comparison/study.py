@@ -167,7 +167,8 @@ class Study:
         if name not in self.ledger.known:
             needed = expected(contender.seconds, 1.0)
             if needed > self.clock.left:
-                took = f"needs about {needed:.0f} s, {max(0.0, self.clock.left):.0f} s are left"
+                known = f"needs about {needed:.0f} s" if needed else "was never tried"
+                took = f"{known}, {max(0.0, self.clock.left):.0f} s are left"
                 self.leave_out(f"{contender.entry.name} with seed {seed} ({took})")
                 return
             self._do(self._plan(contender, name, seed, 1.0, contender.choice))

@@ -204,7 +204,8 @@ def _rates(results: Mapping[str, Any]) -> Iterator[tuple[str, Markup | None]]:
                 axes.plot(*zip(*points, strict=True), marker="o", ls="" if sized else "-", label=length)
             if own["learning_rate"] is not None:
                 axes.axvline(own["learning_rate"], color="0.6", lw=1, ls="--", zorder=0)
-            _log(axes)
+            if len({trial["learning_rate"] for trial in trials}) > 1:
+                _log(axes)
             axes.set(xlabel="learning rate", ylabel=metric)
             if len({_length(trial) for trial in trials}) > 1:
                 axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(-0.1, 1), ncols=3, handlelength=1)
