@@ -326,6 +326,7 @@ def _results(settings: RunSettings, splits: Splits, adapter: Adapter, done: Trai
             "learning_rate": done.learning_rate,
             "seed": settings.training.seed,
             "resumed_at": done.resumed_at,
+            "examples": done.examples,
             "together": done.together,
         },
     }

@@ -65,12 +65,12 @@ def test_nothing_counts_on_when_a_training_breaks_off():
 
 
 def test_a_resumed_run_has_the_joules_of_what_came_after():
-    settings = RunSettings.parse({**RUN, "training": {"per_device_train_batch_size": 4}}, "")
-    results = {"train": {"steps": 100, "resumed_at": 0}, "test": {"accuracy": 0.9}, "baseline": {"accuracy": 0.5}}
+    settings = RunSettings.parse(RUN, "")
+    results = {"train": {"examples": 400, "resumed_at": 0}, "test": {"accuracy": 0.9}, "baseline": {"accuracy": 0.5}}
     task, spent = registry.task(settings.task), Spent(120.0, ("a meter",))
     whole = spent.of_run(settings, task, results)
     assert (whole["joules_per_thousand_examples"], whole["joules_per_point"]) == (300.0, 3.0)
-    results["train"]["resumed_at"] = 90
+    results["train"] |= {"examples": 40, "resumed_at": 90}
     rest = spent.of_run(settings, task, results)
     assert (rest["joules_per_thousand_examples"], rest["joules_per_point"]) == (3000.0, None)
 

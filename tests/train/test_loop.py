@@ -58,7 +58,13 @@ def test_accumulated_micro_batches_are_one_large_batch(tmp_path, batch, accumula
 def test_the_last_step_of_an_epoch_takes_what_is_left(tmp_path):
     done = train(job(tmp_path, rows=22, per_device_train_batch_size=4, gradient_accumulation_steps=4))
     assert done.steps == 3 * 2  # six batches are one step of four and one of two
+    assert done.examples == 3 * 22
     assert done.tokens == 3 * sum(example["length"] for example in examples())
+
+
+def test_batches_of_a_budget_of_tokens_show_as_many_examples_as_there_are(tmp_path):
+    done = train(job(tmp_path, rows=22, max_tokens_per_batch=40, num_train_epochs=2))
+    assert done.examples == 2 * 22
 
 
 def test_the_penalty_counts_once_per_step(tmp_path):

@@ -148,9 +148,7 @@ class Spent:
             gained = -gained
         if train["resumed_at"]:
             gained = math.nan
-        per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        shown = (train["steps"] - train["resumed_at"]) * per_step
-        return self.as_json(rows=shown, points=100 * gained, kg_co2_per_kwh=training.kg_co2_per_kwh)
+        return self.as_json(rows=train["examples"], points=100 * gained, kg_co2_per_kwh=training.kg_co2_per_kwh)
 
     def as_json(self, *, rows: int, points: float, kg_co2_per_kwh: float | None) -> dict[str, Any]:
         """Joules in all, per thousand examples shown, per point gained; CO2 only with a factor.

@@ -60,6 +60,8 @@ class Trained:
     """Peak rate that was used."""
     resumed_at: int
     """The step that a resumed run went on from, 0 for one that was not resumed."""
+    examples: int
+    """Those that its steps have shown since it was resumed, each time one is shown."""
     spent: Spent
     """Energy of the steps and the evaluations between, since it was resumed."""
     together: int = 1

@@ -42,7 +42,7 @@ class Runner:
         window, best = Window(accelerator.device), Best.of(settings, job.task)
         self.training = Training(handle, optimizer, schedule, rate, window, Position(), best, distillation=distillation)
         self.records = Records(job, plan, accelerator)
-        self.resumed_at, self.seconds_before = 0, 0.0
+        self.resumed_at, self.seconds_before, self.shown = 0, 0.0, 0
         self.failure: DeltatuneError | None = None
         """Why it had to end: losses or gradients that are not finite again and again."""
 
@@ -83,6 +83,7 @@ class Runner:
         """Moves on behind a step; what is due then: a line of the log, an evaluation."""
         settings, position, training = self.job.settings, self.training.position, self.training
         self.plan.advance(position, step)
+        self.shown += sum(len(batch) for batch in step)
         position.seconds += seconds
         progress.step(position.step)
         if training.window.steps and (position.step % settings.logging_steps == 0 or position.step == self.plan.total):
@@ -106,6 +107,7 @@ class Runner:
             "no better metric for a while" if position.step < self.plan.total else "done",
             training.rate,
             self.resumed_at,
+            self.shown,
             spent,
             together,
         )
