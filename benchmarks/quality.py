@@ -4,8 +4,9 @@
 
 DIR holds train.csv, validation.csv and test.csv with the columns text and label; the model is the demo's. Each run is a
 process of its own in runs/quality/, on the first 4,000 rows of train.csv. What it found is kept in
-docs/results/quality.json, by method and seed, and not measured again. `--table` writes docs/results/quality.md and
-README.md from that, without training. Learning rates are the methods' defaults; the test rows are read once per run.
+docs/results/quality.json, by method and seed, and not measured again. `--table` writes docs/results/quality.md,
+README.md and the methods' pages from that, without training. Learning rates are the methods' defaults; the test rows
+are read once per run.
 """
 
 import argparse
@@ -25,7 +26,8 @@ from deltatune.core.registry import methods
 MODEL = ".cache/models/minilm"
 RUNS = Path("runs/quality")
 KEPT, PAGE = Path("docs/results/quality.json"), Path("docs/results/quality.md")
-STEPS = Path("docs/results/step.json")
+STEPS, DECODER = Path("docs/results/step.json"), Path("docs/results/decoder.json")
+PAGES = Path("docs/methods")
 TRAINING_ROWS = 4_000
 TRAINING = {"num_train_epochs": 2, "per_device_train_batch_size": 32, "early_stopping_patience": None}
 
@@ -132,6 +134,26 @@ def write(wanted: dict[str, dict[str, Any]]) -> None:
     table += ["| " + " | ".join(cells) + " |" for _, cells in lines]
     put(PAGE, table)
     put(Path("README.md"), table, "quality")
+    for name in methods():
+        page = PAGES / f"{name}.md"
+        own = [cells for _, cells in lines if wanted[cells[0]]["type"] == name]
+        if own:
+            put(page, measured(name, own), "measured")
+
+
+def measured(name: str, own: list[tuple[str, ...]]) -> list[str]:
+    """What the page of a method says of it: its rows, and its loss on a decoder."""
+    found = known(DECODER)
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
+    lines += ["| " + " | ".join(cells) + " |" for cells in own]
+    said = "[Film reviews, all-MiniLM-L6-v2, 4,000 rows, defaults](../results/quality.md)."
+    if name in found:
+        one, lora = found[name], found["lora"]
+        said += (
+            f" [On a decoder](../results/decoder.md) (SmolLM2-135M, {one['steps']} steps) the loss goes from "
+            f"{one['before']:.3f} to {one['after']:.3f}, LoRA's to {lora['after']:.3f}."
+        )
+    return [*lines, "", said]
 
 
 def floors() -> dict[str, list[float]]:
