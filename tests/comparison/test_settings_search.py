@@ -150,6 +150,15 @@ def test_a_trial_that_a_signal_stopped_any_number_of_times_goes_on(tmp_path):
     assert len({one.name for one in asked}) == 1 and not search.found(LORA)
 
 
+def test_one_trial_is_the_method_as_it_is_and_what_was_put_back_is_made_at_the_limit_too(tmp_path):
+    (one,) = searched(Search(tmp_path / "one", 7), 1)
+    assert one.choice == Choice(1e-3)
+    search = Search(tmp_path / "two", 7)
+    with search.opened([LORA], 1):
+        search.put_back(search.ask(LORA))
+    assert len(searched(Search(tmp_path / "two", 7), 1)) == 1
+
+
 def test_what_comes_after_a_trial_was_given_up_is_not_told(tmp_path):
     late, other = Search(tmp_path, 7), Search(tmp_path, 7)
     with other.opened([LORA], 3):
@@ -274,7 +283,7 @@ def test_a_killed_search_goes_on_and_a_worker_takes_part_and_ends_with_it(place,
     made = len(trials_of(folder))
     last = command(place, folder, "--tune", "--trials", "1", "--seeds", "1", "--resume", "--json")
     results = json.loads(subprocess.run(last, capture_output=True, text=True, check=True).stdout)
-    assert sum(len(own["rates"]) for own in results["methods"].values()) == made == len(trials_of(folder)) >= 3
+    assert sum(len(own["rates"]) for own in results["methods"].values()) == len(trials_of(folder)) >= made >= 3
     assert all(len(own["seeds"]) == 1 for own in results["methods"].values())
 
 

@@ -86,9 +86,11 @@ class Search:
     @contextmanager
     def joined(self) -> Iterator[None]:
         """Inside, trials can be asked for."""
-        with alone(self.place / self.process):
-            yield
-        (self.place / self.process).unlink(missing_ok=True)
+        try:
+            with alone(self.place / self.process):
+                yield
+        finally:
+            (self.place / self.process).unlink(missing_ok=True)
 
     @property
     def runs(self) -> bool:
@@ -102,7 +104,8 @@ class Search:
         with alone(self.place / "lock"):
             study = self._study(entry)
             self._bury(study)
-            if sum(one.state.name != "FAIL" for one in study.get_trials(deepcopy=False)) >= study.user_attrs["trials"]:
+            given = [one for one in study.get_trials(deepcopy=False) if one.state.name in ("RUNNING", "COMPLETE")]
+            if len(given) >= study.user_attrs["trials"]:
                 return None
             trial = study.ask()
             trial.set_user_attr("process", self.process)
