@@ -293,7 +293,7 @@ def test_a_comparison_has_a_column_and_a_front(tmp_path, moods, old_rows):
         "output_dir": str(tmp_path / "run"),
     }
     (tmp_path / "run.yaml").write_text(json.dumps(config))
-    given = ["compare", str(tmp_path / "run.yaml"), "--seeds", "1", "--no-tune", "--quiet"]
+    given = ["compare", str(tmp_path / "run.yaml"), "--seeds", "1", "--own-rates", "--quiet"]
     done = CliRunner().invoke(build(), given)
     assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "run-comparison" / "results.json").read_text())
