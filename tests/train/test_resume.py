@@ -12,6 +12,7 @@ from deltatune.core.errors import DataError, DeltatuneError
 from deltatune.store import atomic, state
 from deltatune.train.energy import Spent
 from deltatune.train.loop import Stopped, train
+from deltatune.train.plan import Plan, Position
 from train.toy import job, lines, weights
 
 SETTINGS = {"num_train_epochs": 3, "eval_steps": 4, "gradient_accumulation_steps": 2, "lr_scheduler_type": "cosine"}
@@ -44,7 +45,10 @@ def test_straight_equals_interrupted_and_resumed(tmp_path, stop):
     again = job(tmp_path / "resumed", **SETTINGS)
     resumed = train(again, resume=True)
     assert resumed.spent.sources == done.spent.sources and resumed.spent.joules > 0
-    assert replace(resumed, **MEASURED, seconds=0) == replace(done, **MEASURED, seconds=0, resumed_at=stop)
+    shown = [sum(len(batch) for batch in step) for step in Plan.of(again.examples, again.settings).steps(Position())]
+    assert (done.examples, resumed.examples) == (sum(shown), sum(shown[stop:]))
+    after = {"resumed_at": stop, "examples": resumed.examples}
+    assert replace(resumed, **MEASURED, seconds=0) == replace(done, **MEASURED, seconds=0, **after)
     assert lines(tmp_path / "resumed") == lines(tmp_path / "straight")
     for name, tensor in weights(straight.handle).items():
         assert torch.equal(tensor, weights(again.handle)[name]), name
@@ -93,7 +97,7 @@ def test_a_finished_training_resumes_to_its_end(tmp_path):
     done = train(first)
     again = job(tmp_path, **SETTINGS)
     resumed = train(again, resume=True)
-    assert replace(resumed, **MEASURED) == replace(done, **MEASURED, resumed_at=done.steps)
+    assert replace(resumed, **MEASURED) == replace(done, **MEASURED, resumed_at=done.steps, examples=0)
     for name, tensor in weights(first.handle).items():
         assert torch.equal(tensor, weights(again.handle)[name]), name
 
