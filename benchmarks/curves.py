@@ -61,11 +61,7 @@ def trained(data: Path, size: int, seed: int) -> dict[str, float]:
         ARMS,
         task={"type": "text-classification", "max_length": 128},
         model=quality.MODEL,
-        data={
-            "train": some_rows(data / "train.csv", size, seed),
-            "validation": some_rows(data / "validation.csv", min(size, MOST_HELD_OUT), seed),
-            "test": str(data / "test.csv"),
-        },
+        data=parts(data, size, seed),
         output_dir=place,
         training={
             "num_train_epochs": EPOCHS[size],
@@ -77,6 +73,15 @@ def trained(data: Path, size: int, seed: int) -> dict[str, float]:
         quiet=True,
     )
     return {name: run.results["test"]["accuracy"] for name, run in runs.items()}
+
+
+def parts(data: Path, size: int, seed: int) -> dict[str, str]:
+    """So many training rows, as many for validation up to a limit, and all test rows."""
+    return {
+        "train": some_rows(data / "train.csv", size, seed),
+        "validation": some_rows(data / "validation.csv", min(size, MOST_HELD_OUT), seed),
+        "test": str(data / "test.csv"),
+    }
 
 
 def some_rows(path: Path, number: int, seed: int) -> str:

@@ -42,11 +42,7 @@ def trained(data: Path, name: str, arm: dict[str, Any], seed: int) -> dict[str, 
     run = deltatune.finetune(
         task={"type": "text-classification", "max_length": 128},
         model=quality.MODEL,
-        data={
-            "train": curves.some_rows(data / "train.csv", ROWS, seed),
-            "validation": curves.some_rows(data / "validation.csv", curves.MOST_HELD_OUT, seed),
-            "test": str(data / "test.csv"),
-        },
+        data=curves.parts(data, ROWS, seed),
         method=arm["method"],
         training={**quality.TRAINING, **arm.get("training", {}), "seed": seed},
         forgetting={},

@@ -81,11 +81,7 @@ def trained(entities: Path, reviews: Path, name: str, arm: dict[str, Any], seed:
     run = deltatune.finetune(
         task={"type": "text-classification", "max_length": 128},
         model=str(checkpoint(entities)),
-        data={
-            "train": curves.some_rows(reviews / "train.csv", ROWS, seed),
-            "validation": curves.some_rows(reviews / "validation.csv", curves.MOST_HELD_OUT, seed),
-            "test": str(reviews / "test.csv"),
-        },
+        data=curves.parts(reviews, ROWS, seed),
         method=arm["method"],
         training={**quality.TRAINING, **arm.get("training", {}), "seed": seed},
         forgetting={"old": {"task": "token-classification", "data": str(entities / "test.conll"), "rows": 10_000}},

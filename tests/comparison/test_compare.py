@@ -159,8 +159,9 @@ def test_what_the_model_refuses_is_said_and_the_others_go_on(place, tmp_path, no
     assert done.results["methods"]["lora"]["test"]
 
 
-def test_what_the_budget_leaves_out_is_said_and_done_when_it_grows(place, tmp_path, no_baselines):
-    short = compared(place, tmp_path / "short", methods=[], budget=1.0, tune="rates")
+def test_what_the_budget_leaves_out_is_said_and_done_when_it_grows(place, tmp_path, no_baselines, monkeypatch):
+    monkeypatch.setattr("deltatune.comparison.compare.LEAST_BUDGET", 0.0)
+    short = compared(place, tmp_path / "short", methods=[], budget=1e-3, tune="rates")
     said = short.results["left_out"]
     assert any(what.startswith("learning rate") and "of lora" in what for what in said)
     assert any("lora with seed 43" in what for what in said)
@@ -214,6 +215,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(place, tmp_path):
         ({"seeds": 0}, "seeds is at least 1"),
         ({"budget": 0.0}, "budget is at least a second"),
         ({"resume": True}, "nothing to resume"),
+        ({"tune": True}, "unknown tune: True"),
+        ({"tune": "optuna"}, "unknown tune: 'optuna'"),
+        ({"tune": "rates", "trials": 5}, "trials is the number of a search's"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_trained(place, tmp_path, how, message):

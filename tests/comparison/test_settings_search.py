@@ -67,7 +67,8 @@ def test_the_longest_trials_choose_and_what_diverged_never_leads():
     assert best(tried, own) == own
     assert leading(tried, own, 3) == [own, Choice(2e-3)]
     assert best([*tried, Tried(Choice(2e-3), 0.5, 0.1)], own) == Choice(2e-3)
-    assert best([Tried(fast, 0.25, float("-inf"))], own) == fast and best([], own) == own
+    assert best([*tried, Tried(own, 0.5, float("-inf"))], own) == Choice(2e-3)  # longer it diverged
+    assert best([Tried(fast, 0.25, float("-inf"))], own) == own == best([], own)
 
 
 # -- the search by itself
@@ -228,7 +229,7 @@ def test_whole_runs_have_the_best_settings_of_the_longest_trials(place, tmp_path
     run = yaml.safe_load((done.folder / "runs" / "lora-seed42" / "config.yaml").read_text())
     assert run["training"]["learning_rate"] == own["learning_rate"]
     assert run["method"] == {key: own["settings"][key] for key in run["method"]}
-    assert own["rates"][0]["settings"] == {} and own["rates"][0]["learning_rate"] == 1e-3
+    assert own["rates"][0]["changes"] == {} and own["rates"][0]["learning_rate"] == 1e-3
     for trial in (tmp_path / "searched" / "trials").iterdir():
         assert "test" not in json.loads((trial / "results.json").read_text())
     again = compared(place, tmp_path / "searched", resume=True, trials=9, seeds=2)
@@ -310,7 +311,7 @@ def test_ctrl_c_in_a_worker_stops_the_worker_alone(place, tmp_path):
         (["--worker", "--budget", "3m"], "--budget has no say with --worker"),
         (["--worker", "--methods", "ia3"], "--methods has no say with --worker"),
         (["--own-rates", "--tune"], "--tune has no say with --own-rates"),
-        (["--trials", "3"], "--trials is the number of a search's"),
+        (["--trials", "3"], "trials is the number of a search's"),
         (["--worker"], "no comparison in"),
     ],
 )

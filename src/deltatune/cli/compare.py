@@ -51,8 +51,6 @@ def run(
         return
     if own_rates:
         _alone("--own-rates", {"tune": tune, "trials": trials})
-    elif trials and not tune:
-        raise SettingsError("--trials is the number of a search's", hint="add --tune")
     try:
         done = api.compare_config(
             *(config, given),

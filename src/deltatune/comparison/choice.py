@@ -28,7 +28,7 @@ class Tried:
 
 
 def best(tried: Sequence[Tried], own: Choice) -> Choice:
-    """The best of the longest trials, of equal ones the nearest to the method's own; this, when none is known.
+    """The best of the longest trials, of equal ones the nearest to the method's own; this, when all diverged.
 
     >>> own, other = Choice(1e-3), Choice(1e-2)
     >>> best([Tried(own, 0.25, 0.7), Tried(other, 0.25, 0.8)], own).rate
@@ -36,15 +36,16 @@ def best(tried: Sequence[Tried], own: Choice) -> Choice:
     >>> best([Tried(own, 0.5, 0.7), Tried(other, 0.25, 0.8)], own).rate
     0.001
     """
-    longest = max((one.share for one in tried), default=0.0)
-    found = [one for one in tried if one.share == longest]
-    return max(found, key=lambda one: (one.score, -_far(one.choice, own)), default=Tried(own, 0.0, 0.0)).choice
+    return next(iter(leading(tried, own, 1)), own)
 
 
 def leading(tried: Sequence[Tried], own: Choice, number: int) -> list[Choice]:
-    """So many of the best of equally long trials that did not diverge."""
-    alive = [one for one in tried if one.score > float("-inf")]
-    return [one.choice for one in sorted(alive, key=lambda one: (-one.score, _far(one.choice, own)))[:number]]
+    """So many of the best of the longest trials; a choice that diverged in any trial is out."""
+    diverged = [one.choice for one in tried if one.score == -math.inf]
+    alive = [one for one in tried if one.choice not in diverged]
+    longest = max((one.share for one in alive), default=0.0)
+    known = [one for one in alive if one.share == longest]
+    return [one.choice for one in sorted(known, key=lambda one: (-one.score, _far(one.choice, own)))[:number]]
 
 
 def _far(choice: Choice, own: Choice) -> float:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from deltatune.comparison.entry import entries
 from deltatune.comparison.halving import halve
@@ -19,7 +19,7 @@ from deltatune.comparison.searching import Searching
 from deltatune.comparison.study import TRUNK, Study, Tuning, Watch, as_it_is
 from deltatune.comparison.summary import summary
 from deltatune.core.config import RunSettings
-from deltatune.core.errors import SettingsError
+from deltatune.core.errors import SettingsError, did_you_mean
 from deltatune.report.comparison import comparison_page
 from deltatune.store import atomic
 from deltatune.store.run import RunFolder, writing
@@ -58,8 +58,12 @@ def compare(
     """
     if seeds < 1:
         raise SettingsError(f"seeds is at least 1 (got {seeds})")
+    if tune not in get_args(Tune):
+        raise SettingsError(f"unknown tune: {tune!r}", hint=did_you_mean(str(tune), get_args(Tune)))
     if trials is not None and trials < 1:
         raise SettingsError(f"trials is at least 1 (got {trials})")
+    if trials is not None and tune != "settings":
+        raise SettingsError("trials is the number of a search's", hint='tune="settings", on the command line --tune')
     if budget is not None and budget < LEAST_BUDGET:
         raise SettingsError(f"budget is at least a second (got {budget:g} s)", hint="--budget 30m")
     if settings.training.distillation is not None:

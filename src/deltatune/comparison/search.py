@@ -80,7 +80,7 @@ class Search:
         """Inside, the search runs: this process has begun it, and others can join."""
         for entry in entries:
             self._study(entry).set_user_attr("trials", trials)
-        with alone(self.place / "open", patience=0), self.joined():
+        with alone(self.place / "open"), self.joined():
             yield
 
     @contextmanager
@@ -167,14 +167,14 @@ class Search:
         from optuna.trial import TrialState
 
         for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            process = one.user_attrs.get("process", "")
-            if process == self.process or held(self.place / (process or "nobody")):
+            process = one.user_attrs.get("process")  # none: it died between two writes
+            if process == self.process or (process is not None and held(self.place / process)):
                 continue
             deaths = one.user_attrs.get("deaths", 0) + 1
-            if deaths >= DEATHS:
+            if deaths < DEATHS:
+                _again(study, one, deaths)
+            else:
                 study.tell(one.number, float("-inf"))
-                continue
-            _again(study, one, deaths)
 
 
 def _again(study: Any, trial: Any, deaths: int) -> None:

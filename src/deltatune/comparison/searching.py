@@ -87,6 +87,7 @@ class Part:
             self.search.put_back(asked)
             raise
         if tried is None:
+            self.search.put_back(asked)
             return False
         self.known.add(asked.name)
         self.search.tell(asked, tried.score, time.monotonic() - started)

@@ -140,13 +140,13 @@ class Study:
 
     # -- trials
 
-    def tries(self, contender: Contender, name: str, choice: Choice, share: float, kept: float = 0.0) -> Tried | None:
-        """Tries a choice, unless that is done; None where it does not fit into the time, `kept` seconds left over."""
+    def tries(self, contender: Contender, name: str, choice: Choice, share: float) -> Tried | None:
+        """Tries a choice, unless that is done; None where it does not fit into the time."""
         if name not in self.ledger.known:
             if contender.settled is not None:
                 self.leave_out(f"{said(choice)} of {contender.entry.name} (its whole runs have begun)")
                 return None
-            if not self.clock.tunes(expected(contender.seconds, share) + kept):
+            if not self.clock.tunes(expected(contender.seconds, share)):
                 self.leave_out(f"{said(choice)} of {contender.entry.name} (the time for tuning is over)")
                 return None
             self._do(self._plan(contender, name, self.seeds[0], share, choice, trial=True))

@@ -143,7 +143,7 @@ def _trial(study: Study, tried: Tried) -> dict[str, Any]:
     """A choice that was tried; `value` is None where training diverged."""
     return {
         "learning_rate": tried.choice.rate,
-        "settings": dict(tried.choice.changes),
+        "changes": dict(tried.choice.changes),
         "share": tried.share,
         "value": study.sign * tried.score if math.isfinite(tried.score) else None,
     }

@@ -1,5 +1,7 @@
 """Amounts as people read them: bytes, time, numbers."""
 
+from collections.abc import Sequence
+
 
 def size(count: float) -> str:
     """Bytes for people.
@@ -7,11 +9,7 @@ def size(count: float) -> str:
     >>> size(1234567)
     '1.2 MB'
     """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
+    return f"{count:.0f} B" if count < 1000 else _scaled(count, ("B", "kB", "MB", "GB"))
 
 
 def count(number: float) -> str:
@@ -50,11 +48,13 @@ def joules(amount: float) -> str:
     >>> joules(41.26), joules(7200), joules(1.234e6)
     ('41.3 J', '7.2 kJ', '1.2 MJ')
     """
-    for unit in ("J", "kJ", "MJ"):
-        if amount < 1000 or unit == "MJ":
-            return f"{amount:.1f} {unit}"
-        amount /= 1000
-    raise AssertionError
+    return _scaled(amount, ("J", "kJ", "MJ"))
+
+
+def _scaled(amount: float, units: Sequence[str]) -> str:
+    """In the first of the units, each a thousand times the one before, that makes it less than a thousand."""
+    power = next((power for power in range(len(units)) if amount < 1000 ** (power + 1)), len(units) - 1)
+    return f"{amount / 1000**power:.1f} {units[power]}"
 
 
 def figure(value: float) -> str:

@@ -81,10 +81,6 @@ class Placed:
         return iter(self.sites.values())
 
 
-HEAD_RATE = 3e-3
-"""Most that a head learns at beside an adapter: rates that suit prefixes and scales (1e-2 and more) throw it about."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """How one trained tensor moves, against the settings of the run."""
@@ -123,8 +119,10 @@ class Method(Settings, ABC):
     can: ClassVar[Can]
     learning_rate: ClassVar[float]
     """Peak AdamW rate that works without tuning; about ten times that of full fine-tuning for most methods."""
-    head_rate: ClassVar[float] = HEAD_RATE
-    """Most that a head learns at beside the adapter, when that learns at the method's own rate."""
+    head_rate: ClassVar[float] = 3e-3
+    """Most that a head learns at beside the adapter, when that learns at the method's own rate.
+
+    Rates that suit prefixes and scales (1e-2 and more) throw a head about."""
     peft_type: ClassVar[str | None] = None
     """Name of the format in peft, when it has one."""
     peft_root: ClassVar[str] = "base_model.model."

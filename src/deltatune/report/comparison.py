@@ -200,7 +200,7 @@ def _rates(results: Mapping[str, Any]) -> Iterator[tuple[str, Markup | None]]:
         def draw(axes: Any, trials: Sequence[Mapping[str, Any]] = trials, own: Mapping[str, Any] = own) -> None:
             for length in dict.fromkeys(_length(trial) for trial in trials):
                 points = sorted((t["learning_rate"], t["value"]) for t in trials if _length(t) == length)
-                sized = any(trial.get("settings") for trial in trials)  # neighbours differ in more than the rate
+                sized = any(trial.get("changes") for trial in trials)  # neighbours differ in more than the rate
                 axes.plot(*zip(*points, strict=True), marker="o", ls="" if sized else "-", label=length)
             if own["learning_rate"] is not None:
                 axes.axvline(own["learning_rate"], color="0.6", lw=1, ls="--", zorder=0)
@@ -216,13 +216,13 @@ def _rates(results: Mapping[str, Any]) -> Iterator[tuple[str, Markup | None]]:
 
 def _trials(results: Mapping[str, Any]) -> Listing | None:
     """Every trial of a search that changed more than rates, the best of a method first."""
-    if not any(one.get("settings") for own in results["methods"].values() for one in own["rates"]):
+    if not any(one.get("changes") for own in results["methods"].values() for one in own["rates"]):
         return None
     sign = 1 if results["lower_is_better"] else -1
     lines = []
     for name, own in results["methods"].items():
         known = sorted(own["rates"], key=lambda one: (-one["share"], _rank(one, sign)))
-        lines += [[name, _choice(one["learning_rate"], one["settings"]), _length(one), _value(one)] for one in known]
+        lines += [[name, _choice(one["learning_rate"], one["changes"]), _length(one), _value(one)] for one in known]
     return Listing("Trials", ["method", "learning rate and size", "training", said(results["metric"])], lines)
 
 

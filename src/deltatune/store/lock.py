@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deltatune.core.errors import StorageError
 from deltatune.store.run import writing
 
 POLL = 0.05
@@ -19,17 +20,16 @@ POLL = 0.05
 def alone(path: Path, patience: float = 60.0) -> Iterator[None]:
     """Inside, no other process is inside with the same path.
 
-    Waits for the one that is there, `patience` seconds at most; raises `TimeoutError` then, `StorageError` when the
-    disk refuses.
+    Waits for the one that is there, `patience` seconds at most; raises `StorageError` then and when the disk refuses.
     """
     with writing(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("a")
     with lock as file:
         end = time.monotonic() + patience
-        while not _taken(file.fileno()):
+        while not _taken(file.fileno(), fcntl.LOCK_EX):
             if time.monotonic() > end:
-                raise TimeoutError(f"another process has held {path} for {patience:g} s")
+                raise StorageError(f"another process has held {path} for {patience:g} s", hint="wait for it, or end it")
             time.sleep(POLL)
         yield
 
@@ -39,13 +39,13 @@ def held(path: Path) -> bool:
     if not path.exists():
         return False
     with path.open("a") as file:
-        return not _taken(file.fileno())
+        return not _taken(file.fileno(), fcntl.LOCK_SH)  # shared: looks do not keep each other out
 
 
-def _taken(file: int) -> bool:
+def _taken(file: int, kind: int) -> bool:
     """Takes the lock of an open file, if it is free."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
