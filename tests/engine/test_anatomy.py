@@ -284,7 +284,7 @@ def test_parameters_are_listed_once_and_all(name):
 
 def test_tied_weights_are_seen():
     (embedding,) = [s for s in Anatomy.of(tiny("gpt2")).parameters() if s.path == "transformer.wte.weight"]
-    assert embedding.tied == ("lm_head.weight",)
+    assert embedding.tied == ("lm_head.weight",) and embedding.in_head
     (head,) = Anatomy.of(tiny("gpt2")).layers("lm_head")
     assert head.tied == ("transformer.wte.weight",)
 

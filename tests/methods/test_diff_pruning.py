@@ -1,9 +1,12 @@
 """Diff pruning: the hard concrete distribution, the penalty, the three phases and the exact budget."""
 
+import json
 import math
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import deltatune
@@ -165,6 +168,35 @@ def test_the_head_is_outside():
     adapter = deltatune.attach(model_of("bert"), deltatune.DiffPruning())
     assert not [site for site in adapter.attached.sites if site.path.startswith("classifier")]
     assert outputs(adapter.model).shape == (3, 3)
+
+
+def test_an_embedding_that_makes_the_answer_too_is_the_head():
+    """What the projection kept of SmolLM2 was the rows of tokens that never occur, and nothing was learned."""
+    adapter = deltatune.attach(model_of("gpt2"), deltatune.DiffPruning())
+    paths = {site.path for site in adapter.attached.sites}
+    assert "transformer.wpe.weight" in paths and "transformer.wte.weight" not in paths
+    both = deltatune.DiffPruning(tied_embedding=True)
+    assert "transformer.wte.weight" in {site.path for site in deltatune.attach(model_of("gpt2"), both).attached.sites}
+    untied = deltatune.attach(model_of("bert"), deltatune.DiffPruning())
+    assert "bert.embeddings.word_embeddings.weight" in {site.path for site in untied.attached.sites}
+
+
+def test_an_adapter_of_before_has_the_embedding_too(tmp_path):
+    method = deltatune.DiffPruning(tied_embedding=True, density=0.5)
+    adapter = deltatune.attach(model_of("gpt2"), method)
+    disturb(adapter, size=1.0)
+    method.project(adapter.attached.placed)
+    adapter.train_mode(False)
+    adapter.save(tmp_path / "saved")
+    weights = tmp_path / "saved" / "adapter_model.safetensors"
+    with safe_open(weights, "pt") as file:
+        metadata = file.metadata()
+    record = json.loads(metadata["deltatune"])
+    del record["settings"]["tied_embedding"]  # as the first versions wrote it
+    save_file(load_file(weights), weights, {**metadata, "deltatune": json.dumps(record)})
+    loaded = deltatune.load(model_of("gpt2"), tmp_path / "saved")
+    assert loaded.method.tied_embedding
+    assert torch.equal(outputs(loaded.model), outputs(adapter.model))
 
 
 def test_the_gates_move_faster_than_the_changes_and_nothing_decays():

@@ -116,6 +116,8 @@ class Method(Settings, ABC):
     """The technique's name in the literature."""
     paper: ClassVar[str]
     """Authors, year, arXiv number."""
+    unsaid: ClassVar[Mapping[str, Any]] = {}
+    """What settings were in the adapters of versions that did not name them, where that is not the default."""
     can: ClassVar[Can]
     learning_rate: ClassVar[float]
     """Peak AdamW rate that works without tuning; about ten times that of full fine-tuning for most methods."""

@@ -136,6 +136,8 @@ class ParameterSite:
     shape: tuple[int, ...]
     tied: tuple[str, ...] = ()
     """Other paths of the same tensor; the adapter replaces all of them."""
+    in_head: bool = False
+    """It stands in the head, under this path or a tied one: a decoder's embedding often makes its answer too."""
     dtype: torch.dtype
     device: torch.device
 

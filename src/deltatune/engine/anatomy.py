@@ -164,13 +164,15 @@ class Anatomy:
                 if tensor is not None and self._paths[id(tensor)][0] == full:
                     matrix = matrix_of(path, module) if name == "weight" else None
                     packed_bits = matrix is not None and matrix.quantised
+                    paths = self._paths[id(tensor)]
                     shape = (matrix.out_features, matrix.in_features) if matrix and packed_bits else tuple(tensor.shape)
                     found.append(
                         ParameterSite(
                             path=full,
                             role=self._parameter_role(full, module),
                             shape=shape,
-                            tied=tuple(self._paths[id(tensor)][1:]),
+                            tied=tuple(paths[1:]),
+                            in_head=any(map(self._in_head, paths)),
                             dtype=tensor.dtype,
                             device=tensor.device,
                         )

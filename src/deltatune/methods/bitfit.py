@@ -34,11 +34,8 @@ class BitFit(Method):
 
     def sites(self, model: Sites) -> Sequence[ParameterSite]:
         """Every bias outside the head; raises `SettingsError` for a model without biases (T5, Llama)."""
-        found = [
-            site for site in model.parameters(targets=self.target_modules) if site.path.rpartition(".")[2] == "bias"
-        ]
-        heads = {site.path for site in model.parameters(roles=["head"])}
-        found = [site for site in found if site.path not in heads]
+        biases = [one for one in model.parameters(targets=self.target_modules) if one.path.rpartition(".")[2] == "bias"]
+        found = [bias for bias in biases if not bias.in_head]
         if not found:
             raise SettingsError("BitFit trains biases and this model has none", hint="use lora, or layernorm tuning")
         return found

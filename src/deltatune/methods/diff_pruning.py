@@ -39,6 +39,7 @@ class DiffPruning(Method):
     type: ClassVar[str] = "diff-pruning"
     title: ClassVar[str] = "Diff pruning"
     paper: ClassVar[str] = "Guo et al. 2020, arXiv:2012.07463"
+    unsaid: ClassVar[Mapping[str, Any]] = {"tied_embedding": True}
     can: ClassVar[Can] = Can(merge=True, rows=False, quantised_base=False)
     learning_rate: ClassVar[float] = 2e-4
 
@@ -52,6 +53,9 @@ class DiffPruning(Method):
     """alpha at the start: nearly all gates open."""
     alpha_rate: Annotated[float, Field(gt=0)] = 500.0
     """Learning rate of the gates against that of w; the paper's is 0.1."""
+    tied_embedding: bool = False
+    """Also an embedding that is the head too. The gradient of a token that does not occur never turns there, so that
+    Adam makes of its row the largest changes and the projection keeps these, 99 % of all on SmolLM2."""
     train_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the steps before the projection."""
     refit_rate: Annotated[float, Field(gt=0)] = 10.0
@@ -59,8 +63,11 @@ class DiffPruning(Method):
 
     def sites(self, model: Sites) -> Sequence[ParameterSite]:
         """Every tensor outside the head."""
-        heads = {site.path for site in model.parameters(roles=["head"])}
-        return [site for site in model.parameters() if site.path not in heads]
+        return [
+            site
+            for site in model.parameters()
+            if not site.in_head or (self.tied_embedding and site.role == "embedding")
+        ]
 
     def build(self, site: ParameterSite, origin: Callable[[], Tensor], shared: None, rng: torch.Generator) -> "Gated":
         """w and the gates of one tensor."""

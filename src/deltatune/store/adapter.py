@@ -77,11 +77,17 @@ def _read(folder: Path, depth: int) -> AdapterFile:
         raise AdapterError(f"{folder}: parts are nested more than {MAX_DEPTH} deep")
     return found(
         name=record.name,
-        method=registry.method(record.type, **record.settings),
+        method=registry.method(record.type, **{**_unsaid(record.type), **record.settings}),
         parts=[_read(_part(folder, name), depth - 1) for name in record.parts],
         fingerprint=record.fingerprint,
         facts=record.facts,
     )
+
+
+def _unsaid(type: str) -> Mapping[str, Any]:
+    """What the settings of a method meant before they were named."""
+    known = registry.methods()
+    return known[type].unsaid if type in known else {}
 
 
 def tensors_at(
