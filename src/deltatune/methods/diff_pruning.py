@@ -41,7 +41,7 @@ class DiffPruning(Method):
     paper: ClassVar[str] = "Guo et al. 2020, arXiv:2012.07463"
     unsaid: ClassVar[Mapping[str, Any]] = {"tied_embedding": True}
     can: ClassVar[Can] = Can(merge=True, rows=False, quantised_base=False)
-    learning_rate: ClassVar[float] = 2e-4
+    learning_rate: ClassVar[float] = 5e-4
 
     density: Annotated[float, Field(gt=0, le=1)] = 0.005
     """Share of all entries that may differ in the end."""
