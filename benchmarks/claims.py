@@ -48,7 +48,7 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
     [0.2, -0.048, 0.448]
     """
     mean, count = statistics.mean(differences), len(differences)
-    half = stats.t.ppf(0.975, count - 1) * statistics.stdev(differences) / count**0.5
+    half = float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(differences) / count**0.5
     return mean, mean - half, mean + half
 
 

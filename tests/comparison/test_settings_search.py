@@ -109,6 +109,15 @@ def test_a_search_goes_on_with_what_it_knows_and_does_not_repeat_its_draws(tmp_p
     assert len({one.choice.rate for one in after}) == 9
 
 
+def test_a_search_of_a_version_with_other_sizes_goes_on_with_these(tmp_path, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr("deltatune.comparison.search.sizes", lambda entry: [OWN, json.dumps({"r": 3})])
+        before = searched(Search(tmp_path, 7), 2)
+    after = searched(Search(tmp_path, 7), 12)
+    assert after[:2] == before and len(after) == 12
+    assert {one.choice.changes.get("r") for one in after} == {None, 3}
+
+
 def test_two_processes_share_a_search_and_no_trial_is_made_twice(tmp_path):
     first, second = Search(tmp_path, 7), Search(tmp_path, 7)
     assert not second.runs

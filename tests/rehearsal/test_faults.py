@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from transformers import BertForSequenceClassification
 
 from deltatune.core.errors import SettingsError
 from deltatune.rehearsal import stage as staging
@@ -10,7 +11,7 @@ from rehearsal import planted
 from rehearsal.planted import cells, run, talks, texts, wrong
 from talk import CHATML, OTHERWISE
 from tasks.test_tabular_classification import table
-from words import reviews
+from words import csv_file, reviews
 
 NAMES = [a + b + c for a in "bdfk" for b in "aeiou" for c in "lnr"]
 UNTRAINED = ("first loss",)
@@ -230,3 +231,14 @@ def test_a_head_that_does_not_train(tmp_path, monkeypatch):
 
 def test_a_metric_that_is_not_measured(tmp_path):
     found(run(texts(tmp_path), training__metric_for_best_model="bleu"), "evaluation", "bleu", "known")
+
+
+def test_an_old_task_without_a_trained_head(tmp_path):
+    old = {"task": "text-classification", "data": str(csv_file(tmp_path / "old.csv", reviews(20, seed=5)))}
+    place = texts(tmp_path, forgetting={"old": old})
+    found(run(place), "forgetting", "has no trained head", "forgetting.old.model")
+    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+    network = BertForSequenceClassification.from_pretrained(place / "model", **names)
+    network.save_pretrained(place / "model")
+    line = run(place)["forgetting"]
+    assert line.status == "pass" and "accuracy of text-classification on 20 rows of the old task" in line.seen

@@ -44,6 +44,9 @@ def test_the_problem_follows_from_the_labels(labels, problem, names):
 
 def test_given_labels_keep_their_order():
     assert fitted(["a", "b"], labels=("b", "a")).labels == ("b", "a")
+    for kind in ("text-classification", "token-classification", "object-detection"):
+        with pytest.raises(SettingsError, match=r"labels: 'a' is named twice"):
+            task(kind, labels=("a", "b", "a"))
 
 
 def test_numbers_can_be_asked_for():

@@ -70,3 +70,9 @@ def test_a_budget_of_tokens_takes_the_place_of_rows():
     sizes = {len(batch) for step in made.steps(Position()) for batch in step}
     assert max(sizes) == 14 and min(sizes) == 4  # rows of two tokens, and of seven
     assert made.total == made.batches.count(0) < plan(100, 4, 1, epochs=1.0).total
+
+
+def test_a_part_of_an_epoch_is_not_a_step_longer_for_a_float():
+    assert 1.1 % 1 * 100 > 10
+    assert plan(100, 1, 1, epochs=1.1).total == 110
+    assert plan(100, 1, 1, epochs=1.105).total == 111

@@ -54,4 +54,4 @@ def steps_of(batches: int, settings: TrainingSettings) -> int:
     if settings.max_steps is not None:
         return settings.max_steps
     of_epoch = -(-batches // settings.gradient_accumulation_steps)
-    return max(1, math.ceil(of_epoch * settings.num_train_epochs))
+    return max(1, math.ceil(round(of_epoch * settings.num_train_epochs, 6)))

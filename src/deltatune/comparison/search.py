@@ -13,7 +13,7 @@ import sqlite3
 import uuid
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -112,8 +112,14 @@ class Search:
             name = trial.user_attrs.get("name") or f"{entry.name}-trial-{uuid.uuid4().hex[:8]}"
             trial.set_user_attr("name", name)
             rate = trial.suggest_float("learning_rate", entry.centre / DECADE, entry.centre * DECADE, log=True)
-            size = trial.suggest_categorical("size", sizes(entry))
+            size = trial.suggest_categorical("size", self._sizes(study, entry))
         return Asked(entry, name, _choice(rate, size), trial)
+
+    @staticmethod
+    def _sizes(study: Any, entry: Entry) -> Sequence[str]:
+        """Those of the trials before, as the search of an earlier version may have had others: Optuna takes no new."""
+        known = [one.distributions["size"] for one in study.get_trials(deepcopy=False) if "size" in one.distributions]
+        return known[0].choices if known else sizes(entry)
 
     def tell(self, asked: Asked, score: float, seconds: float) -> None:
         """What a trial came to; nothing where it was given up meanwhile."""

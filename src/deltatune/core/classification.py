@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deltatune.core import label_loss, label_scores
 from deltatune.core.errors import DataError, SettingsError, did_you_mean
-from deltatune.core.labels import Problem, is_blank, marks, mentioned, names, natural, number, problem_of, said
+from deltatune.core.labels import Labels, Problem, is_blank, marks, mentioned, names, natural, number, problem_of, said
 from deltatune.core.pretrained import named_classes
 from deltatune.core.task import Batch, Row, Task
 
@@ -35,7 +35,7 @@ class Classification(Task):
 
     problem: Literal["auto"] | Problem = "auto"
     """One class per row, several, or a number; auto looks at the labels."""
-    labels: tuple[str, ...] | None = None
+    labels: Labels | None = None
     """Names of the classes in the order of the model's outputs; none takes them from the training rows, sorted."""
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = None
     """Weight of a class in the loss; balanced: inverse to its number of training rows."""

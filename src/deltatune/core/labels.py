@@ -6,7 +6,9 @@ nothing means that it is not known.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 Problem = Literal["single", "multi-label", "regression"]
 """One class per row, several, or a number."""
@@ -16,6 +18,17 @@ MARKS = {
     **dict.fromkeys(("", "none", "nan"), None),
 }
 """What stands under the name of a class, as text, and what it means."""
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is named twice, and every class has one output")
+    return names
+
+
+Labels = Annotated[tuple[str, ...], AfterValidator(_each_once)]
+"""Names of classes in the order of the model's outputs, each once."""
 
 
 def is_blank(value: Any) -> bool:

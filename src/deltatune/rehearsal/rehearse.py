@@ -23,6 +23,7 @@ from deltatune.engine.fingerprint import exact_hash
 from deltatune.rehearsal.beginning import beginning_line
 from deltatune.rehearsal.clock import Clock
 from deltatune.rehearsal.evaluation import evaluation_line
+from deltatune.rehearsal.forgetting_line import forgetting_lines
 from deltatune.rehearsal.keeping import merging_line, saving_line
 from deltatune.rehearsal.kept_rows import answers_lines, rows_line, splits_line
 from deltatune.rehearsal.labels_line import labels_lines
@@ -45,7 +46,7 @@ NAMES = (
     *("rows", "splits", "classes", "contradictions", "answers", "leaks", "model", "encoded rows", "lengths", "tokens"),
     *("special tokens", "answer ends", "supervision", "adapter size", "signal", "label errors", "first loss"),
     *("longest batch", "learning rate", "one batch", "evaluation", "save and load", "kill and resume", "merge"),
-    *("base", "notices"),
+    *("base", "forgetting", "notices"),
 )
 """Of all lines."""
 KNOWN = ("checkpoint", "rows rejected", "nearly repeat")
@@ -191,6 +192,7 @@ def _of_training(stage: Stage, plot: Path | None) -> Iterator[Line]:
     yield from tried("kill and resume", lambda: resuming_line(stage))
     yield from tried("merge", lambda: merging_line(stage, moved))
     yield from tried("base", lambda: base_line(stage))
+    yield from tried("forgetting", lambda: forgetting_lines(stage))
 
 
 def model_line(stage: Stage) -> Line:

@@ -28,7 +28,7 @@ from deltatune.core.errors import DataError, SettingsError
 from deltatune.core.image_augmentation import ImageAugmentation, placed, placement, recoloured
 from deltatune.core.image_glance import glance
 from deltatune.core.images import each_image, read_image, room
-from deltatune.core.labels import natural
+from deltatune.core.labels import Labels, natural
 from deltatune.core.pretrained import named_classes, pretrained, processor_of
 from deltatune.core.set_loss import NOTHING, Wanted, kind_of, set_loss
 from deltatune.core.task import Batch, Column, Example, Loaded, Row, Task
@@ -57,7 +57,7 @@ class ObjectDetection(Task):
     counted: ClassVar[str] = "images"
     resamples: ClassVar[int] = 40
 
-    labels: tuple[str, ...] | None = None
+    labels: Labels | None = None
     """Classes in the order of the model's outputs; none: those of the training rows, sorted."""
     image_size: Side | tuple[Side, Side] | None = None
     """Pixels a side, or height and width, that every image is resized to; none: what the model was made for."""

@@ -26,6 +26,7 @@ from deltatune.core.division import by_group
 from deltatune.core.entities import Sentence, groups_of, is_tokens, pieces, problem, sentence, shape
 from deltatune.core.errors import DataError, SettingsError, did_you_mean
 from deltatune.core.label_loss import IGNORED, single
+from deltatune.core.labels import Labels
 from deltatune.core.pretrained import named_classes, pretrained
 from deltatune.core.span_scores import counted, micro_f1, span_scores
 from deltatune.core.tags import OUTSIDE, Scheme, Span
@@ -58,7 +59,7 @@ class TokenClassification(Task):
     """How the tags of the rows are written; auto looks at the training rows."""
     tagging: Scheme = "bio"
     """Tags the model learns, whatever those of the rows; io cannot tell neighbours of one type apart."""
-    labels: tuple[str, ...] | None = None
+    labels: Labels | None = None
     """Tags in the order of the model's outputs; none: O, then those of the types in the training rows, sorted."""
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = None
     """Weight of a tag in the loss; balanced: inverse to its number of training words."""

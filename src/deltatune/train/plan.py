@@ -98,4 +98,5 @@ def _steps(batches: Batches, accumulation: int, epochs: float) -> int:
     """Optimizer steps of so many epochs, of which the last one may be a part."""
     whole, part = int(epochs), epochs % 1
     counts = [math.ceil(batches.count(number) / accumulation) for number in range(whole + (part > 0))]
-    return max(1, math.ceil(sum(counts[:whole]) + (part * counts[-1] if part else 0)))
+    rest = round(part * counts[-1], 6) if part else 0  # a tenth of 100 steps is 10, in floats a little more
+    return max(1, math.ceil(sum(counts[:whole]) + rest))
