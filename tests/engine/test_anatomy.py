@@ -1,5 +1,7 @@
 """The map of 43 model families, against names written down by hand."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -287,6 +289,13 @@ def test_tied_weights_are_seen():
     assert embedding.tied == ("lm_head.weight",) and embedding.in_head
     (head,) = Anatomy.of(tiny("gpt2")).layers("lm_head")
     assert head.tied == ("transformer.wte.weight",)
+
+
+def test_a_copied_map_knows_the_tensors_of_the_copied_model():
+    anatomy = Anatomy.of(tiny("gpt2"))
+    layers = anatomy.layers("all-linear")
+    twin = copy.deepcopy(anatomy)
+    assert twin.layers("all-linear") == layers and twin.parameters() == anatomy.parameters()
 
 
 def test_heads_are_what_stands_outside_the_backbone():

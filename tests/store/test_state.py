@@ -49,6 +49,23 @@ def test_any_nesting_of_plain_values_comes_back(tmp_path_factory, value):
     assert same(round_trip(tmp_path_factory.mktemp("state"), value), value)
 
 
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=6))
+def test_windows_of_one_buffer_come_back_however_they_overlap(tmp_path_factory, bounds):
+    buffer = torch.randn(20)
+    windows = [buffer[min(pair) : max(pair)] for pair in bounds]
+    found = round_trip(tmp_path_factory.mktemp("state"), windows)
+    assert all(map(torch.equal, found, windows))
+
+
+def test_what_shares_no_memory_is_written_without_a_copy(tmp_path, monkeypatch):
+    written = {}
+    monkeypatch.setattr(state, "save_file", lambda tensors, path: written.update(tensors))
+    buffer = torch.randn(3, 4)
+    state.save(tmp_path, [buffer[0], buffer[1:], buffer[2]])
+    places = [tensor.data_ptr() for tensor in written.values()]
+    assert places[:2] == [buffer.data_ptr(), buffer[1].data_ptr()] and places[2] != buffer[2].data_ptr()
+
+
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from deltatune.core.errors import SettingsError, did_you_mean
 from deltatune.core.method import Targets
@@ -161,10 +161,10 @@ class Anatomy:
         for path, module in walk(self.model):
             for name, tensor in module._parameters.items():
                 full = f"{path}.{name}" if path else name
-                if tensor is not None and self._paths[id(tensor)][0] == full:
+                if tensor is not None and self._paths[tensor][0] == full:
                     matrix = matrix_of(path, module) if name == "weight" else None
                     packed_bits = matrix is not None and matrix.quantised
-                    paths = self._paths[id(tensor)]
+                    paths = self._paths[tensor]
                     shape = (matrix.out_features, matrix.in_features) if matrix and packed_bits else tuple(tensor.shape)
                     found.append(
                         ParameterSite(
@@ -196,17 +196,17 @@ class Anatomy:
         return {path: (stack.name, index) for stack in self.stacks for index, path in enumerate(stack.blocks)}
 
     @cached_property
-    def _paths(self) -> dict[int, list[str]]:
-        """All paths of every tensor."""
-        paths: dict[int, list[str]] = {}
+    def _paths(self) -> dict[Tensor, list[str]]:
+        """All paths of every tensor; by tensors, not their ids, that a copy of the model asks for its own."""
+        paths: dict[Tensor, list[str]] = {}
         for path, module in walk(self.model, repeated=True):
             for name, tensor in module._parameters.items():
                 if tensor is not None:
-                    paths.setdefault(id(tensor), []).append(f"{path}.{name}" if path else name)
+                    paths.setdefault(tensor, []).append(f"{path}.{name}" if path else name)
         return paths
 
     def _site(self, matrix: Matrix, role: str, packed: tuple[str, ...], block: tuple[str, int] | None) -> LayerSite:
-        return matrix.site(role, packed, block or ("", None), self._paths[id(matrix.weight)])
+        return matrix.site(role, packed, block or ("", None), self._paths[matrix.weight])
 
     def _outside(self, matrix: Matrix, block: tuple[str, int] | None) -> str:
         """The role of a map that is no matrix of a block: convolutions and tables there, anything elsewhere."""

@@ -8,6 +8,7 @@ import json
 import math
 import random
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def save(folder: Path, state: Any) -> None:
 
     Raises `OSError` when the disk refuses, `DeltatuneError` for a value that JSON cannot carry.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors = _Tensors()
     values = _flatten(state, tensors)
     needed = int(MARGIN * sum(tensor.nbytes for tensor in tensors.values()))
     if shutil.disk_usage(folder).free < needed:
@@ -50,12 +51,28 @@ def load(folder: Path) -> Any:
     return _restore(values, tensors)
 
 
-def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
+class _Tensors(dict[str, Tensor]):
+    """Tensors to be written, as they are: only what shares memory with one before is copied, safetensors refuses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._taken: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        """Storage -> first byte and end of what is written of it."""
+
+    def add(self, tensor: Tensor) -> str:
+        """Takes a tensor; returns the name it is written by."""
+        key, own = str(len(self)), tensor.detach().to("cpu").contiguous()
+        start, end = own.data_ptr(), own.data_ptr() + own.nbytes
+        taken = self._taken[own.untyped_storage().data_ptr()]
+        shares = start == end or any(start < stop and begin < end for begin, stop in taken)
+        taken.append((start, end))
+        self[key] = own.clone() if shares else own
+        return key
+
+
+def _flatten(value: Any, tensors: _Tensors) -> Any:
     if isinstance(value, Tensor):
-        key = str(len(tensors))
-        # a copy, not a view: safetensors refuses tensors that share memory
-        tensors[key] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        return {"tensor": key}
+        return {"tensor": tensors.add(value)}
     if isinstance(value, dict):
         return {"dict": [[_flatten(key, tensors), _flatten(inner, tensors)] for key, inner in value.items()]}
     if isinstance(value, list | tuple):
