@@ -30,6 +30,7 @@ from deltatune.data.load import Splits
 from deltatune.data.load import load as load_splits
 from deltatune.data.usable import with_reasons
 from deltatune.engine.precision import base_dtype
+from deltatune.engine.roster import keep_map
 from deltatune.engine.shallow import shallow
 from deltatune.engine.valueless import valueless
 from deltatune.ground import Ground, attached
@@ -115,6 +116,7 @@ class _Base:
                 self.loaded = self.task.load(name, self.dtype)
         except RuntimeError as error:  # a model may ask for values that are not there
             raise SettingsError(f"no advice for {name} without its weights: {str(error)[:120]}") from None
+        keep_map(self.loaded.model)
         sample = {"train": SAMPLE, "validation": SCORED, "test": SCORED}
         rows = {part: _spread(found, sample[part]) for part, found in splits.parts.items()}
         self.examples: dict[str, list[Example]] = {}
@@ -151,8 +153,7 @@ class _Base:
         if not listed:
             raise SettingsError(f"no method meets the goal {goal} on this model", hint="; ".join(refused.values()))
         listed += [one for one in rank.table() if one.name in ALWAYS and one.name in places and one not in listed]
-        depths = self._depths()
-        plan = _Plan(self, depths, given, room)
+        plan = _Plan(self, self._depths(), given, room)
         candidates: list[Candidate] = []
         for one in listed:
             try:
@@ -201,6 +202,7 @@ class _Base:
             with valueless(self.device):
                 loaded = self.task.load(self.name, self.dtype)
             blocks = shallow(loaded.model, depth)
+            keep_map(loaded.model)
             found.append(_Depth(Ground(self.splits, self.examples, loaded), blocks))
         return found
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+import deltatune
 from deltatune.core.errors import SettingsError
 from deltatune.engine.anatomy import Anatomy
 from deltatune.engine.describe import describe
+from deltatune.engine.roster import keep_map
 from models import LAYERS, NAMES, tiny
 
 QKV = ("query", "key", "value")
@@ -296,6 +298,19 @@ def test_a_copied_map_knows_the_tensors_of_the_copied_model():
     layers = anatomy.layers("all-linear")
     twin = copy.deepcopy(anatomy)
     assert twin.layers("all-linear") == layers and twin.parameters() == anatomy.parameters()
+
+
+def test_a_kept_map_serves_the_next_adapter():
+    model = tiny("bert")
+    keep_map(model)
+    places = []
+    for _ in range(2):
+        adapter = deltatune.attach(model, deltatune.method("adapter"))
+        places.append(adapter.roster.anatomy)
+        sites = list(adapter.attached.sites)
+        adapter.detach()
+    assert places[0] is places[1]
+    assert sites == list(deltatune.attach(tiny("bert"), deltatune.method("adapter")).attached.sites)
 
 
 def test_heads_are_what_stands_outside_the_backbone():

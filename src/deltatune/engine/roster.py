@@ -119,9 +119,15 @@ def roster_of(model: nn.Module) -> Roster:
     """The roster of a model; a new one the first time."""
     known: Roster | None = vars(model).get("deltatune_roster")
     if known is None:
-        known = Roster(Anatomy.of(model), batch_dim=_batch_dimension(model))
+        anatomy = vars(model).get("deltatune_anatomy") or Anatomy.of(model)
+        known = Roster(anatomy, batch_dim=_batch_dimension(model))
         vars(model)["deltatune_roster"] = known
     return known
+
+
+def keep_map(model: nn.Module) -> None:
+    """Adapters that come and go share one map from now on; for a model that nothing else will change."""
+    vars(model)["deltatune_anatomy"] = Anatomy.of(model)
 
 
 def _batch_dimension(model: nn.Module) -> int:
