@@ -42,7 +42,7 @@ def results(**other: Any) -> dict[str, Any]:
         "against": {
             "adapter": {"difference": 0.006, "interval": [-0.01, 0.02], "p": 0.3, "p_corrected": 0.6,
                         "verdict": "no difference shown"},
-            "ia3": {"difference": 0.052, "interval": [0.03, 0.07], "p": 0.001, "p_corrected": 0.003,
+            "ia3": {"difference": 0.052, "interval": [0.03, 0.07], "p": 0.0001, "p_corrected": 0.0003,
                     "verdict": "the chosen one is better"},
             "full": {"difference": -0.003, "interval": [-0.01, 0.01], "p": 0.7, "p_corrected": 0.7,
                      "verdict": "no difference shown"},

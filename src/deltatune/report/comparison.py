@@ -85,7 +85,7 @@ def _table(results: Mapping[str, Any], ranked: Sequence[str]) -> Listing:
     metric = said(results["metric"])
     columns = ["method", f"test {metric}", "95 % interval", "validation", "seeds", "learning rate"]
     costs = {cost: own for cost, own in COSTS.items() if cost not in ASKED or old_task(results["methods"])}
-    columns += [words for words, _ in costs.values()]
+    columns += [words.partition(" (")[0] for words, _ in costs.values()]
     lines = []
     for name in ranked:
         own = results["methods"][name]
@@ -127,14 +127,18 @@ def _differences(results: Mapping[str, Any]) -> Listing | None:
             name,
             f"{own['difference']:+.4f}",
             f"{own['interval'][0]:+.4f} to {own['interval'][1]:+.4f}",
-            f"{own['p']:.3f}",
-            f"{own['p_corrected']:.3f}",
-            own["verdict"],
+            _chance(own["p_corrected"]),
+            own["verdict"].removeprefix("the chosen one is "),
         ]
         for name, own in results["against"].items()
     ]
-    columns = ["against", "difference", "95 % interval", "p", "p, corrected", "verdict"]
+    columns = ["against", "difference", "95 % interval", "p, corrected", "verdict"]
     return Listing(f"{results['chosen']} minus each other method, on the same rows", columns, lines)
+
+
+def _chance(p: float) -> str:
+    """A p-value for people; the exact ones, before and after correction, are in results.json."""
+    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
 
 
 def _fronts(
