@@ -143,8 +143,11 @@ def main() -> None:
 def processor() -> str:
     """The processor's name and its vector instructions."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+    name, flags = (
+        next(line.partition(":")[2].strip() for line in lines if line.startswith(word)) for word in ("model name", "flags")
+    )
+    matrices = " and AMX" if "amx_bf16" in flags.split() else ""
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}{matrices}"
 
 
 def measured(case: Case, dtype: torch.dtype, settings: dict[str, Any], rounds: int) -> dict[str, Any]:
