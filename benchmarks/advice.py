@@ -84,6 +84,7 @@ def compared(task: str) -> dict[str, Any]:
     done = deltatune.compare(methods, **(values | {"training": settings}), output_dir=folder, seeds=SEEDS, quiet=True)
     keys = ("mean", "interval", "learning_rate", "trainable_parameters", "refused", "failed")
     found = {
+        "first": slug(advice["methods"][0]["name"]),
         "metric": done.results["metric"],
         "lower_is_better": done.results["lower_is_better"],
         "rows": done.results["rows"],
@@ -99,9 +100,8 @@ def compared(task: str) -> dict[str, Any]:
 
 
 def line(task: str, found: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of one task, by what advise says now."""
-    advice = deltatune.advise(values_of(task))
-    first = slug(advice["methods"][0]["name"])
+    """The cells of one task."""
+    first = found["first"]
     sign = -1 if found["lower_is_better"] else 1
     tested = {name: one for name, one in found["methods"].items() if "mean" in one}
     order = sorted(tested, key=lambda name: -sign * tested[name]["mean"])

@@ -2,7 +2,7 @@
 
     python benchmarks/evidence.py
 
-Reads the tables that the other benchmarks write (quality.md, step.json, tasks.json) and writes their numbers into
+Reads what the other benchmarks write (quality.md, step.json, tasks.json, advice.json) and writes their numbers into
 src/deltatune/advise/evidence.json; the constants of the forecasts there are those of `benchmarks/forecast.py --fit`.
 """
 
@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from advice import slug
 from pages import inside
 from quality import rows as settings_of_rows
 
@@ -23,6 +24,7 @@ def main() -> None:
     found["quality"] = quality(RESULTS / "quality.md")
     found["step"] = step(json.loads((RESULTS / "step.json").read_text()))
     found["tasks"] = tasks(json.loads((RESULTS / "tasks.json").read_text()))
+    found["compared"] = compared(json.loads((RESULTS / "advice.json").read_text()))
     EVIDENCE.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
@@ -52,7 +54,9 @@ def step(found: dict[str, Any]) -> dict[str, Any]:
     """Time and saved bytes of a step of every method as multiples of the floor, by machine and model."""
     return {
         f"{model}; {machine}": {
-            method: {"time": one["floor"][1], "saved": one["saved"]} for method, one in methods.items()
+            method: {"time": one["floor"][1], "saved": one["saved"]}
+            for method, one in methods.items()
+            if "floor" in one
         }
         for machine, models in found.items()
         for model, methods in models.items()
@@ -67,6 +71,27 @@ def tasks(found: dict[str, Any]) -> dict[str, Any]:
             for method, one in methods.items()
         }
         for task, methods in found.items()
+    }
+
+
+def compared(found: dict[str, Any]) -> dict[str, Any]:
+    """Test results by task and method, with the half widths of their intervals, where methods were compared."""
+    names = {slug(name): name for name in settings_of_rows()}
+    return {
+        task: {
+            "metric": one["metric"],
+            "lower_is_better": one["lower_is_better"],
+            "rows": one["rows"]["train"],
+            "methods": {
+                names[method]: {
+                    "mean": round(own["mean"], 4),
+                    "half_width": round((own["interval"][1] - own["interval"][0]) / 2, 4),
+                }
+                for method, own in one["methods"].items()
+                if "mean" in own
+            },
+        }
+        for task, one in found.items()
     }
 
 

@@ -143,9 +143,8 @@ def main() -> None:
 def processor() -> str:
     """The processor's name and its vector instructions."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    name, flags = (
-        next(line.partition(":")[2].strip() for line in lines if line.startswith(word)) for word in ("model name", "flags")
-    )
+    words = ("model name", "flags")
+    name, flags = (next(line.partition(":")[2].strip() for line in lines if line.startswith(word)) for word in words)
     matrices = " and AMX" if "amx_bf16" in flags.split() else ""
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}{matrices}"
 

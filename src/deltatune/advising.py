@@ -109,6 +109,7 @@ class _Base:
     def __init__(self, name: str, settings: RunSettings, splits: Splits) -> None:
         self.name, self.settings, self.splits = name, settings, splits
         self.task: Task = splits.task
+        self.known = rank.table(self.task.type)
         self.dtype = base_dtype(settings.training.bf16)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -149,10 +150,10 @@ class _Base:
         """The whole advice on this base."""
         given = self.settings.training.model_dump(mode="json", exclude_unset=True)
         places, refused = self._places(goal)
-        listed = rank.shortlist(goal, rank.table(), places, SHORTLIST)
+        listed = rank.shortlist(goal, self.known, places, SHORTLIST)
         if not listed:
             raise SettingsError(f"no method meets the goal {goal} on this model", hint="; ".join(refused.values()))
-        listed += [one for one in rank.table() if one.name in ALWAYS and one.name in places and one not in listed]
+        listed += [one for one in self.known if one.name in ALWAYS and one.name in places and one not in listed]
         plan = _Plan(self, self._depths(), given, room)
         candidates: list[Candidate] = []
         for one in listed:
@@ -172,7 +173,7 @@ class _Base:
         """Trained values of every measured method that has a place here and meets the goal; why the others do not."""
         found: dict[str, int] = {}
         refused: dict[str, str] = {}
-        for one in rank.table():
+        for one in self.known:
             method = self.method(one)
             wrong = rank.meets(goal, method, self.task.trains_head)
             if wrong is None:

@@ -1,6 +1,7 @@
 """Rank: methods in the order of a goal, with the measurements that say so.
 
 Accuracies of one table that differ by less than its interval are not told apart: among those the cheaper one is first.
+Where methods were compared on a task of the same kind, what is behind there stands behind here too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,11 +31,13 @@ class Measured:
     behind: float
     """Accuracy below the best of the table."""
     seeds: int
+    on_task: int = 0
+    """As `tier`, by a comparison on a task of the same kind; 0 where there is none."""
 
     @property
     def tier(self) -> int:
         """0: not told apart from the best; then one per further interval."""
-        return int(self.behind / evidence()["quality"]["half_width"])
+        return max(self.on_task, int(self.behind / evidence()["quality"]["half_width"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +51,38 @@ class Candidate:
     serves_on_vllm: bool
 
 
-def table() -> list[Measured]:
-    """Every method that was measured on the same rows, the best first."""
+def table(task: str) -> list[Measured]:
+    """Every method that was measured on the same rows, the best first, for a type of task."""
     quality = evidence()["quality"]
     best = max(one["accuracy"] for one in quality["methods"].values())
     found = [
-        Measured(name, dict(one["settings"]), one["accuracy"], round(best - one["accuracy"], 4), one["seeds"])
+        Measured(
+            name,
+            dict(one["settings"]),
+            one["accuracy"],
+            round(best - one["accuracy"], 4),
+            one["seeds"],
+            _tier_on(task, name),
+        )
         for name, one in quality["methods"].items()
     ]
     return sorted(found, key=lambda one: one.behind)
+
+
+def _tier_on(task: str, name: str) -> int:
+    """Intervals, the wider one of the two, by which a method is behind the best of a comparison on such a task."""
+    compared = evidence()["compared"].get(task)
+    if compared is None or name not in compared["methods"]:
+        return 0
+    best, own = _best(compared), compared["methods"][name]
+    return int(abs(best["mean"] - own["mean"]) / max(best["half_width"], own["half_width"]))
+
+
+def _best(compared: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The method with the best mean of a comparison."""
+    sign = -1 if compared["lower_is_better"] else 1
+    best: Mapping[str, Any] = max(compared["methods"].values(), key=lambda one: sign * one["mean"])
+    return best
 
 
 def shortlist(goal: Goal, known: Sequence[Measured], trained: Mapping[str, int], most: int) -> list[Measured]:
@@ -123,9 +149,17 @@ def reasons(one: Candidate, goal: Goal, task: str, others: Sequence[Candidate]) 
     accuracy = f"{100 * one.measured.accuracy:.1f} % ({interval}, {_seeds(one.measured.seeds)}) on {quality['where']}"
     found = [
         f"not told apart from the best of {len(quality['methods'])} methods: {accuracy}"
-        if one.measured.tier == 0
+        if one.measured.behind < quality["half_width"]
         else f"{100 * one.measured.behind:.1f} points behind the best: {accuracy}"
     ]
+    compared = evidence()["compared"].get(task)
+    if compared is not None and one.measured.name in compared["methods"]:
+        own, best = compared["methods"][one.measured.name], _best(compared)["mean"]
+        found.append(
+            f"{'behind' if one.measured.on_task else 'not told apart from'} the best of a comparison on {task}, "
+            f"{compared['rows']:,} rows: {compared['metric']} {own['mean']:.3f} ± {own['half_width']:.3f}, "
+            f"the best {best:.3f} (docs/results/advice.md)"
+        )
     tried = evidence()["tasks"].get(task, {}).get(one.method.type)
     if tried is not None and "loss" in tried:
         before, after = tried["loss"]
