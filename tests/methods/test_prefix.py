@@ -18,6 +18,14 @@ def test_it_trains_the_values_of_the_paper():
     assert count(deltatune.PrefixTuning(num_virtual_tokens=10), "t5-base") == 36 * 2 * 10 * 768
 
 
+@pytest.mark.parametrize("projection", [False, True])
+def test_what_is_drawn_at_the_start_is_drawn_around_zero(projection):
+    settings = {"num_virtual_tokens": 100, "prefix_projection": projection, "encoder_hidden_size": 200}
+    adapter = deltatune.attach(model_of("bert"), deltatune.PrefixTuning(**settings))
+    for drawn in adapter.parameters():
+        assert abs(drawn.mean()) <= 4 * drawn.std() / drawn.numel() ** 0.5
+
+
 def test_the_attention_is_the_closed_form():
     model = model_of("bert")
     adapter = deltatune.attach(model, deltatune.PrefixTuning(num_virtual_tokens=3))
