@@ -53,6 +53,17 @@ TESTS: dict[str, tuple[str, ...]] = {
     "ops/rescaled": ("tests/methods/test_dora.py",),
 }
 """Tests of a file besides those that have its name; a method has its golden folders, contract on BERT and defaults."""
+SHARED: dict[str, tuple[str, ...]] = {
+    "core/bottleneck": ("adapter", "compacter", "conditional_adapter", "adapter_fusion"),
+    "core/low_rank": ("lora", "dora", "adalora", "pissa"),
+    "core/prefix": ("prefix", "p_tuning_v2"),
+    "core/products": ("loha", "lokr"),
+    "core/prompt": ("prompt", "p_tuning"),
+    "core/ranked": ("lora", "adalora"),
+    "core/sparse": ("sparse", "fish", "diff_pruning", "spiel"),
+    "core/targeted": ("lora", "sparse"),
+}
+"""What several methods have in common, and the methods whose tests must notice a change there."""
 PAIRS = ((ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.In, ast.NotIn), (ast.Is, ast.IsNot))
 PAIRS += ((ast.And, ast.Or), (ast.Add, ast.Sub), (ast.Mult, ast.Div), (ast.BitOr, ast.BitAnd))
 ONE_WAY = {ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult}
@@ -148,6 +159,9 @@ def tests_of(name: str) -> list[list[str]]:
     """Arguments of pytest for a file; each further ones are for what those before do not notice."""
     folder, stem = name.split("/")
     own = [f"tests/{folder}/test_{stem}.py"]
+    if name in SHARED:
+        suites = [tests_of(f"methods/{method}") for method in SHARED[name]]
+        return [own] * (ROOT / own[0]).exists() + [suite for turn in zip(*suites, strict=True) for suite in turn]
     word = stem.replace("_", "-")
     if folder == "methods":
         own += [f"tests/interop/test_peft_{stem}.py", GOLDEN[0]]
@@ -295,7 +309,7 @@ def main() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
     files = [path for folder in ("store", "ops", "methods") for path in SOURCE.glob(f"{folder}/[!_]*.py")]
-    for name in sorted(given.only or [f"{path.parent.name}/{path.stem}" for path in files]):
+    for name in sorted(given.only or [*(f"{path.parent.name}/{path.stem}" for path in files), *SHARED]):
         new = measured(name, given.share, given.seed)
         draws = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         draw = draws.setdefault(str(given.seed), {"share": given.share, "files": {}})

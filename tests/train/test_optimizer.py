@@ -26,8 +26,9 @@ def groups_of(attached, **settings):
     return make_optimizer(attached, TrainingSettings(**settings), 1e-3).param_groups
 
 
-def test_weight_decay_spares_vectors():
-    (group,) = groups_of(handle(registry.method("bitfit")), weight_decay=0.1)
+@pytest.mark.parametrize("method", ["bitfit", "sparse", "spiel", "fish"])
+def test_weight_decay_spares_vectors(method):
+    (group,) = groups_of(attach(model_of("bert"), registry.method(method)), weight_decay=0.1)
     assert group["weight_decay"] == 0.0
     (group,) = groups_of(handle(), weight_decay=0.1)
     assert group["weight_decay"] == 0.1
