@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import shlex
 import signal
@@ -36,7 +37,8 @@ def place(tmp_path_factory):
 def call(place, *words):
     """Exit code, stdout and stderr of a command, in this process: importing torch anew takes seconds."""
     out, err = io.StringIO(), io.StringIO()
-    before, arguments = Path.cwd(), sys.argv
+    before, arguments, logger = Path.cwd(), sys.argv, logging.getLogger("deltatune")
+    spoken = logger.handlers, logger.propagate
     os.chdir(place)
     sys.argv = ["deltatune", *words]
     try:
@@ -48,6 +50,7 @@ def call(place, *words):
     finally:
         os.chdir(before)
         sys.argv = arguments
+        logger.handlers, logger.propagate = spoken
     return code, out.getvalue(), err.getvalue()
 
 

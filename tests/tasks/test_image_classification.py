@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers as tf
 from PIL import Image
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import deltatune
 from deltatune.core.config import DataSettings
@@ -133,7 +134,7 @@ def test_pixels_are_those_of_the_models_own_processor_to_the_bit(family, folders
     for number, mode in enumerate(("L", "P", "CMYK")):
         picture("disc", number + 50).convert(mode).save(tmp_path / f"{mode}.tiff")
         rows.append({"path": str(tmp_path / f"{mode}.tiff"), "label": "disc"})
-    reference = tf.AutoImageProcessor.from_pretrained(folders[family], backend="pil")
+    reference = AutoImageProcessor.from_pretrained(folders[family], backend="pil")
     images = [Image.open(row["path"]).convert("RGB") for row in rows]
     expected = torch.cat([reference(image, return_tensors="pt")["pixel_values"] for image in images])
     found = fitted()

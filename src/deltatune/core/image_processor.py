@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+
+# from its own module: at the top of transformers 5.17 it is a stand-in that asks for torchvision
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, AutoImageProcessor
 
 from deltatune.core.errors import SettingsError
 from deltatune.core.extras import extra
@@ -75,12 +77,15 @@ def image_processor(model: str) -> tuple[Any, bool]:
     with quiet():
         try:
             return AutoImageProcessor.from_pretrained(model, **settings), True
-        except (OSError, ValueError, ImportError):
+        except (OSError, ValueError, ImportError) as error:
+            missing = isinstance(error, OSError)
+            why = "no preprocessor_config.json" if missing else f"an image processor that cannot be used ({error})"
             config = processor_of(AutoConfig, model, KIND)
             made = _of_family(config)
     logger.warning(
-        "%s has no preprocessor_config.json: images are read by %s as is usual for %s, mean %s",
+        "%s has %s: images are read by %s as is usual for %s, mean %s",
         model,
+        why,
         type(made).__name__,
         config.model_type,
         made.image_mean,
