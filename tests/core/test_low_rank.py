@@ -22,17 +22,6 @@ def test_what_a_file_says_beside_our_settings_is_what_peft_has_by_default():
     assert (loha["init_weights"], loha["use_effective_conv2d"]) == (theirs["init_weights"], False)
 
 
-def test_patterns_are_written_by_full_path_and_only_where_there_are_any():
-    plain = deltatune.LoRA(target_modules=("query", "value"))
-    sites = plain.sites(Anatomy.of(tiny("bert")))
-    assert plain.peft_config(sites)["rank_pattern"] == plain.peft_config(sites)["alpha_pattern"] == {}
-    first = sites[0].path
-    given = deltatune.LoRA(target_modules=("query", "value"), alpha_pattern={first: 3.0}, lora_alpha=5)
-    written = given.peft_config(sites)
-    assert written["rank_pattern"] == {}
-    assert written["alpha_pattern"] == {site.path: 3.0 if site.path == first else 5 for site in sites}
-
-
 def test_stacked_experts_come_back_from_pefts_shapes():
     method = deltatune.LoRA(target_modules=EXPERTS)
     for site in method.sites(Anatomy.of(tiny("qwen3-moe"))):

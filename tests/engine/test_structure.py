@@ -9,7 +9,7 @@ import deltatune
 from deltatune.core.errors import SettingsError
 from deltatune.engine.anatomy import Anatomy
 from deltatune.engine.attach import attach
-from deltatune.engine.blocks import base_parameters
+from deltatune.engine.blocks import backbone_of, base_parameters
 from deltatune.methods.lora import LoRA
 from detectors import detector
 from models import BERT, LLAMA, VISION, D, F, tiny
@@ -128,6 +128,13 @@ def test_heads_inside_the_backbone_are_found_by_what_they_answer():
     assert "model.enc_score_head" in heads
     assert {f"model.decoder.class_embed.{i}" for i in range(2)} <= set(heads)
     assert "model.decoder.query_pos_head" not in heads
+
+
+def test_a_backbone_is_found_where_its_name_leads_nowhere(monkeypatch):
+    model = tiny("rt-detr")
+    heads = Anatomy.of(model).heads
+    monkeypatch.setattr(type(model), "base_model_prefix", "rt_detr")  # as in transformers 5.17
+    assert backbone_of(model) is model.model and Anatomy.of(model).heads == heads
 
 
 @pytest.mark.parametrize("family", ["rt-detr-v2", "d-fine"])

@@ -18,12 +18,28 @@ def test_it_trains_the_values_of_the_paper():
     assert count(deltatune.PrefixTuning(num_virtual_tokens=10), "t5-base") == 36 * 2 * 10 * 768
 
 
-@pytest.mark.parametrize("projection", [False, True])
-def test_what_is_drawn_at_the_start_is_drawn_around_zero(projection):
-    settings = {"num_virtual_tokens": 100, "prefix_projection": projection, "encoder_hidden_size": 200}
+def test_values_are_drawn_around_zero_as_wide_as_they_should():
+    adapter = deltatune.attach(model_of("bert"), deltatune.PrefixTuning(num_virtual_tokens=100))
+    for prefix in adapter.parameters():
+        assert abs(prefix.mean()) < 0.002 and torch.isclose(prefix.std(), torch.tensor(0.02), rtol=0.1)
+
+
+def test_the_perceptron_is_drawn_so_that_prefixes_begin_as_wide_as_without_it():
+    settings = {"num_virtual_tokens": 100, "prefix_projection": True, "encoder_hidden_size": 200}
     adapter = deltatune.attach(model_of("bert"), deltatune.PrefixTuning(**settings))
-    for drawn in adapter.parameters():
-        assert abs(drawn.mean()) <= 4 * drawn.std() / drawn.numel() ** 0.5
+    shared = adapter.attached.placed.shared
+    for tensor, width in (
+        (shared.embeddings, 1),
+        (shared.inner_weight, shared.inner_weight.shape[1] ** -0.5),
+        (shared.outer_weight, 0.02 * 200**-0.5),
+    ):
+        assert abs(tensor.mean()) < 0.1 * width and torch.isclose(tensor.std(), torch.tensor(width).float(), rtol=0.1)
+
+
+@pytest.mark.parametrize(("projection", "decays"), [(False, {0.0}), (True, {0.0, 0.1})])
+def test_prefixes_do_not_decay_and_the_matrices_of_the_perceptron_do(projection, decays):
+    adapter = deltatune.attach(model_of("bert"), deltatune.PrefixTuning(prefix_projection=projection))
+    assert {group["weight_decay"] for group in adapter.parameter_groups(weight_decay=0.1)} == decays
 
 
 def test_the_attention_is_the_closed_form():

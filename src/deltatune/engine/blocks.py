@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 LINEAR = (nn.Linear, Conv1D)
@@ -90,8 +91,14 @@ def under(path: str, place: str) -> bool:
 
 
 def backbone_of(model: Any) -> Any:
-    """What `transformers` calls the base model; the model itself where that lacks the embeddings (DINOv3's encoder)."""
+    """What `transformers` calls the base model; the model itself where that lacks the embeddings (DINOv3's encoder).
+
+    Where the name leads nowhere (RT-DETR in transformers 5.17) it is the one pretrained model below the answer's.
+    """
     inner = getattr(model, "base_model", model)
+    if inner is model and "For" in type(model).__name__:
+        below = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+        inner = below[0] if len(below) == 1 else model
     try:
         embeddings = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
