@@ -17,7 +17,8 @@ from typing import Any
 
 import data
 import models
-from deltatune.cli.show import size, table
+from deltatune.cli.show import table
+from deltatune.core.amounts import size
 
 METHODS = {
     "linear-probe": ["--method", "linear-probe", "--training.learning_rate", "0.1"],  # best on the validation rows

@@ -1,5 +1,7 @@
 """Every example config: readable by today's settings, and, where its inputs have been made, run as it stands."""
 
+import ast
+import importlib
 import json
 import os
 import subprocess
@@ -13,6 +15,7 @@ from deltatune.core.config import RunSettings, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+SCRIPTS = [path for folder in ("examples", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def inputs(settings: RunSettings) -> list[str]:
@@ -33,6 +36,16 @@ def test_it_is_readable_and_says_how_to_make_its_inputs(path):
 def test_every_task_has_an_example():
     typed = [RunSettings.parse(read_yaml(path), "").task for path in EXAMPLES]
     assert {task if isinstance(task, str) else task["type"] for task in typed} == set(registry.tasks())
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_script_imports_what_there_is(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("deltatune"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
 
 
 @pytest.mark.example
