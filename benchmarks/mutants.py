@@ -36,6 +36,7 @@ GOLDEN = ("tests/golden/test_golden_adapters.py", "tests/golden/test_golden_runs
 DEFAULTS = "tests/golden/test_golden_defaults.py::test_a_default_is_what_it_was"
 HOSTILE = "tests/attacks/test_foreign_adapters.py"
 TESTS: dict[str, tuple[str, ...]] = {
+    "core/low_rank": ("tests/interop/test_peft.py", "tests/engine/test_together.py"),
     "store/adapter": (GOLDEN[0], "tests/interop/test_peft.py"),
     "store/adapterhub": ("tests/interop/test_layouts.py", "tests/interop/test_adapterhub.py"),
     "store/atomic": ("tests/store/test_atomic.py", "tests/store/test_faults.py"),
@@ -161,7 +162,8 @@ def tests_of(name: str) -> list[list[str]]:
     own = [f"tests/{folder}/test_{stem}.py"]
     if name in SHARED:
         suites = [tests_of(f"methods/{method}") for method in SHARED[name]]
-        return [own] * (ROOT / own[0]).exists() + [suite for turn in zip(*suites, strict=True) for suite in turn]
+        found = [own] * (ROOT / own[0]).exists() + [suite for turn in zip(*suites, strict=True) for suite in turn]
+        return [*found, list(TESTS[name])] if name in TESTS else found
     word = stem.replace("_", "-")
     if folder == "methods":
         own += [f"tests/interop/test_peft_{stem}.py", GOLDEN[0]]

@@ -3,7 +3,8 @@
 import pytest
 
 import deltatune
-from deltatune.core.errors import SettingsError
+from deltatune.core.errors import AdapterError, SettingsError
+from deltatune.core.targeted import read_targets
 from deltatune.engine.anatomy import Anatomy
 from models import tiny
 
@@ -31,3 +32,10 @@ def test_blocks_are_chosen_from_the_answer_down_or_by_number(chosen, expected):
 def test_blocks_that_are_not_there_are_refused(chosen, said):
     with pytest.raises(SettingsError, match=said):
         blocks(chosen)
+
+
+@pytest.mark.parametrize("named", [{"query": 1}, ["query", 3], [["query"]], [None]])
+def test_targets_of_a_file_that_are_no_names_are_refused(named):
+    with pytest.raises(AdapterError, match="are not names of modules"):
+        read_targets({"target_modules": named})
+    assert read_targets({"target_modules": ["query", "value"]})["target_modules"] == ("query", "value")
