@@ -672,7 +672,7 @@ def train(tmp_path, model, method, steps, **fields):
 
 
 def test_every_family_learns_by_lora_and_answers_from_its_folder(tmp_path, folder):
-    run = train(tmp_path, folder, {"type": "lora", "r": 8, "target_modules": "all-linear"}, 25)
+    run = train(tmp_path, folder, {"type": "lora", "r": 8, "target_modules": "all-linear"}, 40)
     assert run.results["validation"]["loss"] < 0.9 * run.results["before"]["loss"]
     assert set(run.results["baselines"]) == {"target of the nearest training source (TF-IDF)"}
     scored = deltatune.evaluate(run.folder, str(tmp_path / "test.csv"))
