@@ -4,7 +4,7 @@
 # make demo-models the small pretrained models of the examples, up to 20 minutes each
 # make examples every example config whose inputs have been made, minutes each
 # make torture  the long tests of reliability: hundreds of kills, every byte of a checkpoint
-# make oldest   a quick part of the tests with the oldest versions that pyproject.toml allows
+# make oldest   a quick part of the tests with the oldest versions that pyproject.toml allows, in CI too
 # make coverage which lines and branches of core, engine and store the tests reach; fails below 95 %
 # make mutants  whether the tests notice a changed operator, constant or condition; half an hour or more
 # make bench    the benchmarks that need no GPU
@@ -66,7 +66,8 @@ torture: $(STAMP)
 
 oldest: $(OLDEST)/.installed
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/golden tests/store \
-		tests/engine/test_attention_switch.py tests/train/test_resume.py tests/methods tests/cli/test_commands.py
+		tests/engine/test_attention_switch.py tests/engine/test_structure.py tests/core/test_image_processor.py \
+		tests/train/test_resume.py tests/methods tests/cli/test_commands.py
 
 COVERED := core engine store
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import transformers as tf
 
+from deltatune.core import image_processor
 from deltatune.core.errors import SettingsError
 from deltatune.core.image_processor import ImageProcessor
 
@@ -54,6 +55,15 @@ def test_unusual_mean_and_scale_are_in_the_table(tmp_path):
     own = ImageProcessor.of(folder(tmp_path, "ViTImageProcessor", image_mean=[0, 0.25, 0.5], image_std=[1, 0.5, 2]))
     grey = own.normalised([np.full((3, 4, 4), 255, np.uint8)])
     assert grey[0, :, 0, 0].tolist() == pytest.approx([1, 1.5, 0.25])
+
+
+def test_a_processor_that_cannot_be_used_is_not_called_missing(tmp_path, caplog, monkeypatch):
+    def stand_in(*_, **__):
+        raise ImportError("asks for torchvision")
+
+    monkeypatch.setattr(image_processor.AutoImageProcessor, "from_pretrained", stand_in)
+    ImageProcessor.of(folder(tmp_path, "ViTImageProcessor"))
+    assert "an image processor that cannot be used (asks for torchvision): images are read by" in caplog.text
 
 
 def test_a_model_that_says_nothing_is_read_as_its_family_with_its_own_size(tmp_path, caplog):
